@@ -1,0 +1,3 @@
+module github.com/rktnetes/rktshim
+
+go 1.26.0
