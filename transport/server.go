@@ -1,0 +1,129 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+)
+
+// streamWorkers is how many goroutines stay to serve calls: without them each
+// call pays for a new goroutine growing its stack. README.md, "The transport in
+// figures", has the gain.
+const streamWorkers = 8
+
+// ServerConfig is what a [Server] needs besides its services.
+type ServerConfig struct {
+	// Grace is how long running calls may go on after shutdown began, before
+	// their contexts are cancelled. They then have the same time again to return.
+	Grace time.Duration
+	// TracerProvider makes a span for each call, joined to its caller's trace
+	// (W3C trace context). Nil: no tracing, and no cost.
+	TracerProvider trace.TracerProvider
+}
+
+// Server is a gRPC server of CRI over any number of endpoints. It logs a line per
+// call, survives panics of the services, and turns their error classes into
+// codes: see [Server.Serve].
+type Server struct {
+	cfg      ServerConfig
+	register func(grpc.ServiceRegistrar)
+	calls    calls
+}
+
+// NewServer makes a server of the services that register adds. It starts nothing.
+func NewServer(cfg ServerConfig, register func(grpc.ServiceRegistrar)) *Server {
+	return &Server{cfg: cfg, register: register}
+}
+
+// newGRPC starts the workers, so it must be followed by a stop.
+func (s *Server) newGRPC() *grpc.Server {
+	opts := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(MaxMessageSize),
+		grpc.MaxSendMsgSize(MaxMessageSize),
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.UnaryInterceptor(s.unary),
+		grpc.StreamInterceptor(s.stream),
+	}
+	if s.cfg.TracerProvider != nil {
+		opts = append(opts, grpc.StatsHandler(otelgrpc.NewServerHandler(
+			otelgrpc.WithTracerProvider(s.cfg.TracerProvider),
+			otelgrpc.WithPropagators(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})),
+		)))
+	}
+	g := grpc.NewServer(opts...)
+	s.register(g)
+	return g
+}
+
+// Listen opens all endpoints, or none.
+func Listen(endpoints ...*Endpoint) (_ []net.Listener, err error) {
+	var opened []net.Listener
+	for _, e := range endpoints {
+		l, err := e.Listen()
+		if err != nil {
+			for _, o := range opened {
+				err = errors.Join(err, o.Close())
+			}
+			return nil, err
+		}
+		opened = append(opened, l)
+	}
+	return opened, nil
+}
+
+// Serve answers calls on the listeners until ctx ends, then shuts down in order:
+// no new calls, running ones may finish within the grace, then their contexts are
+// cancelled. It owns the listeners and closes them. It returns nil after an
+// orderly shutdown, and an error if a listener broke, which ends all of them, or
+// if calls ignored their cancellation: the error names them. It can be called
+// once.
+func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
+	s.calls.logger = klog.FromContext(ctx)
+	server := s.newGRPC()
+	g, ctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		g.Go(func() error {
+			if err := server.Serve(l); err != nil {
+				return fmt.Errorf("serve CRI on %s: %w", l.Addr(), err)
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		<-ctx.Done()
+		return s.shutdown(server)
+	})
+	return g.Wait()
+}
+
+func (s *Server) shutdown(server *grpc.Server) error {
+	stopped := make(chan struct{})
+	go func() {
+		server.GracefulStop()
+		close(stopped)
+	}()
+	patience := time.NewTimer(s.cfg.Grace)
+	defer patience.Stop()
+	select {
+	case <-stopped:
+		return nil
+	case <-patience.C:
+	}
+	// Cancel what still runs. Both stops return when the last call does, so
+	// neither may be waited for before that.
+	go server.Stop()
+	if err := s.calls.wait(s.cfg.Grace); err != nil {
+		return err
+	}
+	<-stopped
+	return nil
+}
