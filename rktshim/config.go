@@ -1,0 +1,161 @@
+package rktshim
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/rktnetes/rktshim/transport"
+)
+
+// Config is what an operator sets. [DefaultConfig] has values that work;
+// [Config.Validate] says what is wrong with others.
+type Config struct {
+	// Dir holds what must survive a reboot: pods, images, records.
+	Dir string
+	// RktPath is the rkt command that heavy work is handed to. Empty: this
+	// binary's own "rkt" subcommand.
+	RktPath string
+	// Stage1 is the isolation of pods that choose none, by flavor ("nspawn") or
+	// by rkt's image name ("coreos.com/rkt/stage1-coreos").
+	Stage1 string
+	// APIEndpoint is the TCP host and port of rkt's own read-only API. It is
+	// checked but not served yet.
+	APIEndpoint string
+	// CRISocket is a unix socket on which CRI is served beside memory. Empty: none.
+	CRISocket string
+	// CNIConfDir and CNIBinDir hold the node's CNI configurations and plugins.
+	CNIConfDir, CNIBinDir string
+	// ShutdownGrace is how long running calls may go on at shutdown, before they
+	// are cancelled.
+	ShutdownGrace time.Duration
+	// TracerProvider gets a span for each call. Nil: no tracing.
+	TracerProvider trace.TracerProvider
+}
+
+// DefaultConfig is a configuration for a node on which nothing was set.
+func DefaultConfig() Config {
+	return Config{
+		Dir:           "/var/lib/rkt",
+		Stage1:        "nspawn",
+		APIEndpoint:   "localhost:15441",
+		CNIConfDir:    "/etc/cni/net.d",
+		CNIBinDir:     "/opt/cni/bin",
+		ShutdownGrace: 5 * time.Second,
+	}
+}
+
+// FieldError is one bad value of a [Config]. It is an errdefs.ErrInvalidArgument.
+type FieldError struct {
+	Field   string // the Go name of the field
+	Value   any    // what it was set to
+	Problem string // what is wrong, and what would be right
+}
+
+// Error implements error.
+func (e *FieldError) Error() string {
+	return fmt.Sprintf("config field %s: %q: %s", e.Field, fmt.Sprint(e.Value), e.Problem)
+}
+
+// Unwrap makes errdefs.IsInvalidArgument true.
+func (e *FieldError) Unwrap() error { return errdefs.ErrInvalidArgument }
+
+// checks are all rules of a Config.
+var checks = []func(*Config) error{
+	absolute("Dir", func(c *Config) string { return c.Dir }),
+	absolute("CNIConfDir", func(c *Config) string { return c.CNIConfDir }),
+	absolute("CNIBinDir", func(c *Config) string { return c.CNIBinDir }),
+	absoluteOrEmpty("RktPath", func(c *Config) string { return c.RktPath }),
+	absoluteOrEmpty("CRISocket", func(c *Config) string { return c.CRISocket }),
+	socketFits,
+	stage1Known,
+	apiEndpointParses,
+	gracePositive,
+}
+
+// Validate runs every check and joins what they find, each a [*FieldError].
+func (c *Config) Validate() error {
+	var errs []error
+	for _, check := range checks {
+		errs = append(errs, check(c))
+	}
+	return errors.Join(errs...)
+}
+
+func absolute(field string, get func(*Config) string) func(*Config) error {
+	return func(c *Config) error {
+		if v := get(c); !filepath.IsAbs(v) {
+			return &FieldError{field, v, "must be an absolute path"}
+		}
+		return nil
+	}
+}
+
+func absoluteOrEmpty(field string, get func(*Config) string) func(*Config) error {
+	isAbsolute := absolute(field, get)
+	return func(c *Config) error {
+		if get(c) == "" {
+			return nil
+		}
+		return isAbsolute(c)
+	}
+}
+
+func socketFits(c *Config) error {
+	if len(c.CRISocket) > transport.MaxSocketPath {
+		return &FieldError{"CRISocket", c.CRISocket, fmt.Sprintf("has %d bytes, a unix socket's path has at most %d", len(c.CRISocket), transport.MaxSocketPath)}
+	}
+	return nil
+}
+
+// stage1Images are rkt's image names of the flavors, whose short names are
+// accepted as well.
+var stage1Images = map[string]string{
+	"nspawn": "coreos.com/rkt/stage1-coreos",
+	"lean":   "coreos.com/rkt/stage1-lean",
+	"kvm":    "coreos.com/rkt/stage1-kvm",
+	"fly":    "coreos.com/rkt/stage1-fly",
+}
+
+// stage1Known lists the names in a fixed order, default first.
+func stage1Known(c *Config) error {
+	var known []string
+	for _, flavor := range []string{"nspawn", "lean", "fly", "kvm"} {
+		if c.Stage1 == flavor || c.Stage1 == stage1Images[flavor] {
+			if flavor == "kvm" {
+				return &FieldError{"Stage1", c.Stage1, "is not built yet; use nspawn, lean or fly"}
+			}
+			return nil
+		}
+		known = append(known, flavor+" ("+stage1Images[flavor]+")")
+	}
+	return &FieldError{"Stage1", c.Stage1, "is unknown; known are " + strings.Join(known, ", ")}
+}
+
+func apiEndpointParses(c *Config) error {
+	host, port, err := net.SplitHostPort(c.APIEndpoint)
+	if err != nil {
+		return &FieldError{"APIEndpoint", c.APIEndpoint, "must be host:port"}
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return &FieldError{"APIEndpoint", c.APIEndpoint, "must have a port between 1 and 65535"}
+	}
+	if host == "" {
+		return &FieldError{"APIEndpoint", c.APIEndpoint, "must name a host; localhost keeps the API on this machine"}
+	}
+	return nil
+}
+
+func gracePositive(c *Config) error {
+	if c.ShutdownGrace <= 0 {
+		return &FieldError{"ShutdownGrace", c.ShutdownGrace, "must be more than zero"}
+	}
+	return nil
+}

@@ -1,0 +1,72 @@
+package rktshim
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+)
+
+func TestDefaultsAreValid(t *testing.T) {
+	cfg := DefaultConfig()
+	require.NoError(t, cfg.Validate())
+}
+
+func TestBadValueIsNamedWithItsField(t *testing.T) {
+	for _, c := range []struct {
+		field   string
+		set     func(*Config)
+		problem string
+	}{
+		{"Dir", func(c *Config) { c.Dir = "" }, "absolute"},
+		{"Dir", func(c *Config) { c.Dir = "var/lib/rkt" }, "absolute"},
+		{"CNIConfDir", func(c *Config) { c.CNIConfDir = "net.d" }, "absolute"},
+		{"CNIBinDir", func(c *Config) { c.CNIBinDir = "" }, "absolute"},
+		{"RktPath", func(c *Config) { c.RktPath = "rkt" }, "absolute"},
+		{"CRISocket", func(c *Config) { c.CRISocket = "cri.sock" }, "absolute"},
+		{"CRISocket", func(c *Config) { c.CRISocket = "/" + strings.Repeat("x", 107) }, "at most 107"},
+		{"Stage1", func(c *Config) { c.Stage1 = "" }, "known are nspawn (coreos.com/rkt/stage1-coreos), lean"},
+		{"Stage1", func(c *Config) { c.Stage1 = "gvisor" }, "known are nspawn"},
+		{"Stage1", func(c *Config) { c.Stage1 = "coreos.com/rkt/stage1-kvm" }, "not built yet"},
+		{"APIEndpoint", func(c *Config) { c.APIEndpoint = "localhost" }, "host:port"},
+		{"APIEndpoint", func(c *Config) { c.APIEndpoint = "localhost:0" }, "port between"},
+		{"APIEndpoint", func(c *Config) { c.APIEndpoint = "localhost:http" }, "port between"},
+		{"APIEndpoint", func(c *Config) { c.APIEndpoint = ":15441" }, "name a host"},
+		{"ShutdownGrace", func(c *Config) { c.ShutdownGrace = 0 }, "more than zero"},
+	} {
+		cfg := DefaultConfig()
+		c.set(&cfg)
+
+		_, err := New(cfg)
+
+		var fe *FieldError
+		require.ErrorAs(t, err, &fe, c.field)
+		require.Equal(t, c.field, fe.Field)
+		require.Contains(t, fe.Problem, c.problem)
+		require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+	}
+}
+
+func TestAllBadValuesAreReportedAtOnce(t *testing.T) {
+	err := (&Config{}).Validate()
+
+	joined, ok := err.(interface{ Unwrap() []error })
+	require.True(t, ok)
+	var fields []string
+	for _, e := range joined.Unwrap() {
+		var fe *FieldError
+		require.True(t, errors.As(e, &fe))
+		fields = append(fields, fe.Field)
+	}
+	require.Equal(t, []string{"Dir", "CNIConfDir", "CNIBinDir", "Stage1", "APIEndpoint", "ShutdownGrace"}, fields)
+}
+
+func TestStage1IsAcceptedByFlavorAndByImageName(t *testing.T) {
+	for _, name := range []string{"nspawn", "lean", "fly", "coreos.com/rkt/stage1-coreos", "coreos.com/rkt/stage1-lean", "coreos.com/rkt/stage1-fly"} {
+		cfg := DefaultConfig()
+		cfg.Stage1 = name
+		require.NoError(t, cfg.Validate(), name)
+	}
+}

@@ -1,0 +1,188 @@
+package rktshim
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/rktnetes/rktshim/transport"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// start runs a shim and gives a client of e, or of memory if e is nil.
+func start(t *testing.T, cfg Config, e *transport.Endpoint) *grpc.ClientConn {
+	t.Helper()
+	s, err := New(cfg)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	if e == nil {
+		e = s.Endpoint()
+	}
+	conn, err := e.Client()
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		conn.Close()
+		cancel()
+		require.NoError(t, <-ended)
+	})
+	<-s.Ready()
+	return conn
+}
+
+func testConfig(t *testing.T) Config {
+	cfg := DefaultConfig()
+	cfg.Dir = filepath.Join(t.TempDir(), "rkt")
+	return cfg
+}
+
+func TestEveryMethodOfCRIIsReachable(t *testing.T) {
+	conn := start(t, testConfig(t), nil)
+	count := map[string]int{}
+	for _, d := range []grpc.ServiceDesc{runtimeapi.RuntimeService_ServiceDesc, runtimeapi.ImageService_ServiceDesc} {
+		for _, m := range d.Methods {
+			count[d.ServiceName]++
+			err := conn.Invoke(t.Context(), "/"+d.ServiceName+"/"+m.MethodName, &runtimeapi.VersionRequest{}, &runtimeapi.VersionResponse{})
+			requireBuiltOrSaysSo(t, m.MethodName, err)
+		}
+		for _, m := range d.Streams {
+			count[d.ServiceName]++
+			st, err := conn.NewStream(t.Context(), &m, "/"+d.ServiceName+"/"+m.StreamName)
+			require.NoError(t, err)
+			require.NoError(t, st.SendMsg(&runtimeapi.VersionRequest{}))
+			require.NoError(t, st.CloseSend())
+			requireBuiltOrSaysSo(t, m.StreamName, st.RecvMsg(&runtimeapi.VersionResponse{}))
+		}
+	}
+	require.Equal(t, map[string]int{"runtime.v1.RuntimeService": 35, "runtime.v1.ImageService": 6}, count)
+}
+
+// requireBuiltOrSaysSo tells a method that is missing from the server (gRPC says
+// "unknown method") from one that is not built.
+func requireBuiltOrSaysSo(t *testing.T, method string, err error) {
+	t.Helper()
+	if st := status.Convert(err); st.Code() == codes.Unimplemented {
+		require.Equal(t, method+" is not built yet in rktshim", st.Message())
+	}
+}
+
+func TestVersionHasTheFourFieldsThatTheKubeletChecks(t *testing.T) {
+	c := runtimeapi.NewRuntimeServiceClient(start(t, testConfig(t), nil))
+
+	v, err := c.Version(t.Context(), &runtimeapi.VersionRequest{})
+
+	require.NoError(t, err)
+	require.Equal(t, "0.1.0", v.Version)
+	require.Equal(t, "rktshim", v.RuntimeName)
+	require.Equal(t, Version, v.RuntimeVersion)
+	require.Equal(t, "v1", v.RuntimeApiVersion)
+}
+
+func TestStatusIsReadyOverTheSocketToo(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.CRISocket = filepath.Join(t.TempDir(), "cri.sock")
+	c := runtimeapi.NewRuntimeServiceClient(start(t, cfg, transport.Unix(cfg.CRISocket)))
+
+	s, err := c.Status(t.Context(), &runtimeapi.StatusRequest{})
+
+	require.NoError(t, err)
+	require.Equal(t, map[string]bool{"RuntimeReady": true, "NetworkReady": false}, conditions(s))
+}
+
+func conditions(s *runtimeapi.StatusResponse) map[string]bool {
+	got := map[string]bool{}
+	for _, c := range s.GetStatus().GetConditions() {
+		got[c.Type] = c.Status
+	}
+	return got
+}
+
+func TestCgroupDriverFollowsTheInit(t *testing.T) {
+	for systemd, want := range map[bool]runtimeapi.CgroupDriver{true: runtimeapi.CgroupDriver_SYSTEMD, false: runtimeapi.CgroupDriver_CGROUPFS} {
+		n := &node{systemd: func() bool { return systemd }}
+
+		r, err := n.RuntimeConfig(t.Context(), &runtimeapi.RuntimeConfigRequest{})
+
+		require.NoError(t, err)
+		require.Equal(t, want, r.GetLinux().GetCgroupDriver())
+	}
+}
+
+func TestPodCIDRsAreKeptUntilGoodOnesReplaceThem(t *testing.T) {
+	n := newNode()
+	update := func(list string) error {
+		_, err := n.UpdateRuntimeConfig(t.Context(), &runtimeapi.UpdateRuntimeConfigRequest{RuntimeConfig: &runtimeapi.RuntimeConfig{
+			NetworkConfig: &runtimeapi.NetworkConfig{PodCidr: list}}})
+		return err
+	}
+	require.NoError(t, update("10.100.0.0/24,fd00::/64"))
+	require.NoError(t, update(""), "a node without a CIDR")
+
+	err := update("10.1.0.0/24,nonsense")
+
+	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+	require.ErrorContains(t, err, `pod_cidr "10.1.0.0/24,nonsense": "nonsense" is no CIDR`)
+	require.Equal(t, "10.100.0.0/24", n.podCIDRs[0].String())
+	require.Equal(t, "fd00::/64", n.podCIDRs[1].String())
+}
+
+func TestRunFailsIfTheSocketIsTaken(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.CRISocket = filepath.Join(t.TempDir(), "cri.sock")
+	start(t, cfg, nil)
+	second, err := New(cfg)
+	require.NoError(t, err)
+
+	err = second.Run(t.Context())
+
+	require.ErrorIs(t, err, errdefs.ErrAlreadyExists)
+	select {
+	case <-second.Ready():
+		t.Fatal("it never was ready")
+	default:
+	}
+}
+
+func TestRunFailsIfTheDataFolderCannotBeMade(t *testing.T) {
+	cfg := testConfig(t)
+	require.NoError(t, os.WriteFile(cfg.Dir, nil, 0o600))
+	s, err := New(cfg)
+	require.NoError(t, err)
+
+	require.ErrorContains(t, s.Run(t.Context()), "make the data folder")
+}
+
+func TestDialBeforeRunWaitsForIt(t *testing.T) {
+	s, err := New(testConfig(t))
+	require.NoError(t, err)
+	conn, err := s.Endpoint().Client()
+	require.NoError(t, err)
+	defer conn.Close()
+	answer := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		_, err := runtimeapi.NewRuntimeServiceClient(conn).Version(ctx, &runtimeapi.VersionRequest{}, grpc.WaitForReady(true))
+		answer <- err
+	}()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+
+	go func() { ended <- s.Run(ctx) }()
+
+	require.NoError(t, <-answer)
+	cancel()
+	require.NoError(t, <-ended)
+}
