@@ -40,7 +40,7 @@ func New(cfg Config) (*Shim, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	services := &server{node: newNode()}
+	services := &server{node: newNode(cfg.Dir)}
 	return &Shim{
 		cfg: cfg,
 		server: transport.NewServer(
@@ -77,7 +77,7 @@ func (s *Shim) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	klog.FromContext(ctx).Info("Serving CRI", "runtime", Name, "version", Version, "endpoints", endpoints)
+	klog.FromContext(ctx).Info("Serving CRI", "runtime", Name, "version", Version, "endpoints", fmt.Sprint(endpoints))
 	close(s.ready)
 	return s.server.Serve(ctx, listeners...)
 }

@@ -121,7 +121,7 @@ func TestCgroupDriverFollowsTheInit(t *testing.T) {
 }
 
 func TestPodCIDRsAreKeptUntilGoodOnesReplaceThem(t *testing.T) {
-	n := newNode()
+	n := newNode(t.TempDir())
 	update := func(list string) error {
 		_, err := n.UpdateRuntimeConfig(t.Context(), &runtimeapi.UpdateRuntimeConfigRequest{RuntimeConfig: &runtimeapi.RuntimeConfig{
 			NetworkConfig: &runtimeapi.NetworkConfig{PodCidr: list}}})
@@ -136,6 +136,22 @@ func TestPodCIDRsAreKeptUntilGoodOnesReplaceThem(t *testing.T) {
 	require.ErrorContains(t, err, `pod_cidr "10.1.0.0/24,nonsense": "nonsense" is no CIDR`)
 	require.Equal(t, "10.100.0.0/24", n.podCIDRs[0].String())
 	require.Equal(t, "fd00::/64", n.podCIDRs[1].String())
+}
+
+func TestImageFsInfoHasTheFieldsThatTheKubeletReadsUnchecked(t *testing.T) {
+	cfg := testConfig(t)
+	c := runtimeapi.NewImageServiceClient(start(t, cfg, nil))
+
+	r, err := c.ImageFsInfo(t.Context(), &runtimeapi.ImageFsInfoRequest{})
+
+	require.NoError(t, err)
+	for _, fs := range append(r.GetImageFilesystems(), r.GetContainerFilesystems()...) {
+		require.NotNil(t, fs.UsedBytes)
+		require.NotNil(t, fs.InodesUsed)
+		require.Equal(t, cfg.Dir, fs.GetFsId().GetMountpoint())
+		require.NotZero(t, fs.GetTimestamp())
+	}
+	require.Len(t, r.GetImageFilesystems(), 1)
 }
 
 func TestRunFailsIfTheSocketIsTaken(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 )
@@ -89,22 +88,36 @@ func Listen(endpoints ...*Endpoint) (_ []net.Listener, err error) {
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	s.calls.logger = klog.FromContext(ctx)
 	server := s.newGRPC()
-	g, ctx := errgroup.WithContext(ctx)
+	ended := make(chan error, len(listeners))
 	for _, l := range listeners {
-		g.Go(func() error {
-			if err := server.Serve(l); err != nil {
-				return fmt.Errorf("serve CRI on %s: %w", l.Addr(), err)
-			}
-			return nil
-		})
+		go func() { ended <- serveOne(server, l) }()
 	}
-	g.Go(func() error {
-		<-ctx.Done()
-		return s.shutdown(server)
-	})
-	return g.Wait()
+	var broken error
+	running := len(listeners)
+	select {
+	case <-ctx.Done():
+	case broken = <-ended:
+		running--
+	}
+	if err := s.shutdown(server); err != nil {
+		return errors.Join(broken, err) // gRPC's Serve waits for its calls too
+	}
+	for range running {
+		broken = errors.Join(broken, <-ended)
+	}
+	return broken
 }
 
+func serveOne(server *grpc.Server, l net.Listener) error {
+	err := server.Serve(l)
+	if err == nil || errors.Is(err, grpc.ErrServerStopped) { // the latter: stopped before it began
+		return nil
+	}
+	return fmt.Errorf("serve CRI on %s: %w", l.Addr(), err)
+}
+
+// shutdown stops the server. It returns an error, and leaves goroutines behind,
+// only if calls ignore their cancellation.
 func (s *Server) shutdown(server *grpc.Server) error {
 	stopped := make(chan struct{})
 	go func() {

@@ -210,6 +210,17 @@ func TestCallThatIgnoresItsCancellationIsNamed(t *testing.T) {
 	close(finish)
 }
 
+func TestShutdownBeforeTheFirstAcceptIsOrderly(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		listeners, err := Listen(Memory("short"), Memory("lived"))
+		require.NoError(t, err)
+
+		require.NoError(t, NewServer(grace, func(grpc.ServiceRegistrar) {}).Serve(ctx, listeners...))
+	}
+}
+
 func TestBrokenListenerEndsTheServer(t *testing.T) {
 	srv := NewServer(grace, func(grpc.ServiceRegistrar) {})
 	good, err := Memory("good").Listen()
