@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/spf13/cobra"
 	"k8s.io/component-base/cli"
 	_ "k8s.io/component-base/logs/json/register"          // the kubelet's --logging-format=json
 	_ "k8s.io/component-base/metrics/prometheus/clientgo" // the kubelet's client metrics
@@ -18,6 +19,7 @@ import (
 	"k8s.io/component-base/version"
 
 	"github.com/rktnetes/rktshim/hyperkube/kubelet"
+	"github.com/rktnetes/rktshim/hyperkube/local"
 	"github.com/rktnetes/rktshim/rktshim"
 )
 
@@ -32,6 +34,8 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"kubelet", "the Kubernetes node agent, with a container runtime inside (feature gate " + kubelet.Gate + ")", runKubelet},
+		{"local-up", "start a node on this machine", func(args []string) int { return runCobra(local.NewUpCommand(), args) }},
+		{"local-down", "stop that node and remove it", func(args []string) int { return runCobra(local.NewDownCommand(), args) }},
 		{"version", "print the versions of Kubernetes and of " + rktshim.Name, printVersion},
 	}
 }
@@ -88,6 +92,17 @@ func runKubelet(args []string) int {
 	cmd := kubelet.NewCommand(context.Background())
 	cmd.SetArgs(args)
 	return cli.Run(cmd)
+}
+
+// runCobra runs a command that is no log stream: its error is one plain line.
+func runCobra(cmd *cobra.Command, args []string) int {
+	cmd.SetArgs(args)
+	cmd.SilenceErrors = true
+	if err := cmd.ExecuteContext(context.Background()); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", cmd.Name(), err)
+		return 1
+	}
+	return 0
 }
 
 func printVersion([]string) int {

@@ -1,0 +1,64 @@
+# rktshim: a Kubernetes node in one binary. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# What the binaries say of themselves. The Kubernetes version is the one in go.mod.
+K8S     := $(shell awk '$$1 == "k8s.io/kubernetes" {print $$2}' hyperkube/go.mod)
+VERSION := $(shell sed -n 's/^var Version = "\(.*\)"/\1/p' rktshim/version.go)
+COMMIT  := $(shell git rev-parse --short=10 HEAD 2>/dev/null || echo unknown)
+DATE    := $(shell git log -1 --format=%cI 2>/dev/null || echo 1970-01-01T00:00:00Z)
+
+V1      := k8s.io/component-base/version
+LDFLAGS := -s -w -X github.com/rktnetes/rktshim/rktshim.Version=$(VERSION)+g$(COMMIT) \
+           -X $(V1).gitVersion=$(K8S) -X $(V1).gitMajor=$(word 1,$(subst ., ,$(K8S:v%=%))) \
+           -X $(V1).gitMinor=$(word 2,$(subst ., ,$(K8S:v%=%))) -X $(V1).gitCommit=$(COMMIT) \
+           -X $(V1).gitTreeState=clean -X $(V1).buildDate=$(DATE)
+
+# Packages and single tests: make test PKG=./transport RUN=TestStale
+PKG ?= ./...
+RUN ?= .
+
+TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
+
+# Debian packages that the tests and the node need.
+PACKAGES := systemd-container crun runc containernetworking-plugins iptables conntrack \
+            busybox-static iproute2 procps curl
+
+.PHONY: help build check test e2e bench up down clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/hyperkube (the first time takes minutes: it compiles Kubernetes)
+	@mkdir -p bin
+	@echo "building bin/hyperkube, Kubernetes $(K8S), rktshim $(VERSION)+g$(COMMIT)"
+	@cd hyperkube && CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o ../bin/hyperkube .
+
+check: ## gofmt, vet, staticcheck, the import-direction test and the unit tests with -race
+	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); if [ -n "$$bad" ]; then echo "gofmt would change:"; echo "$$bad"; exit 1; fi
+	go vet ./...
+	$(TOOL) staticcheck ./...
+	go test -count=1 ./internal/layering
+	go test -race -run '$(RUN)' $$(go list $(PKG) | grep -v -e /e2e)
+
+test: ## everything that CI runs, with a summary at the end (root; installs missing Debian packages, saying so)
+	@PACKAGES='$(PACKAGES)' ./e2e/run-all.sh
+
+e2e: build ## run the built binaries as a user would (root)
+	go test -count=1 -timeout 30m -v -run '$(RUN)' ./e2e
+
+bench: build ## measure, and write the results with the machine and the date into README.md and docs/bench/
+	cd tools && go run ./bench -readme ../README.md -out ../docs/bench
+
+up: ## build and start a node on this machine (root; installs missing Debian packages, saying so)
+	@./e2e/install.sh $(PACKAGES)
+	@$(MAKE) --no-print-directory build
+	@bin/hyperkube local-up
+
+down: ## stop the node that `make up` started and remove every trace of it
+	@if [ -x bin/hyperkube ]; then bin/hyperkube local-down; else echo "nothing to stop: bin/hyperkube is not built"; fi
+
+clean: ## remove what was built
+	rm -rf bin

@@ -1,0 +1,309 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// A test's kubelet runs in its own mount and network namespaces and below its
+// own cgroup, so that it neither sees nor changes the machine's.
+
+// cgroupPrefix names the cgroups of tests; the pid of the test binary follows.
+const cgroupPrefix = "rktshim-e2e-"
+
+// insideEnv, when set, makes the test binary prepare the namespaces that it was
+// started in and become the command in its arguments.
+const insideEnv = "RKTSHIM_E2E_INSIDE"
+
+// kubeletDir is a path that every kubelet writes to, whatever its --root-dir.
+const kubeletDir = "/var/lib/kubelet"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(insideEnv) != "" {
+		fmt.Fprintln(os.Stderr, "e2e:", becomeCommand(os.Args[1:]))
+		os.Exit(125)
+	}
+	_, err := os.Stat(kubeletDir)
+	sweep()
+	code := m.Run()
+	sweep()
+	if errors.Is(err, os.ErrNotExist) {
+		os.Remove(kubeletDir) // what isolated needs as a mount point
+	}
+	os.Exit(code)
+}
+
+// becomeCommand runs in new namespaces: private mounts, an empty kubeletDir, and a
+// network with loopback and a default route, without which the kubelet finds no
+// node address.
+func becomeCommand(argv []string) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := os.MkdirAll(kubeletDir, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", kubeletDir, "tmpfs", 0, ""); err != nil {
+		return fmt.Errorf("mount a tmpfs over %s: %w", kubeletDir, err)
+	}
+	for _, c := range []string{
+		"link set lo up", "link add e2e0 type veth peer name e2e1", "addr add 192.0.2.2/24 dev e2e0",
+		"link set e2e0 up", "link set e2e1 up", "route add default via 192.0.2.1",
+	} {
+		if out, err := exec.Command("ip", strings.Fields(c)...).CombinedOutput(); err != nil {
+			return fmt.Errorf("ip %s: %w: %s", c, err, out)
+		}
+	}
+	os.Unsetenv(insideEnv)
+	return unix.Exec(argv[0], argv, os.Environ())
+}
+
+// process is a command of a test in namespaces of its own.
+type process struct {
+	*exec.Cmd
+	output *lockedBuffer
+	exited chan struct{} // closed when it has been waited for
+}
+
+// binary is a built binary, by its absolute path.
+func binary(t *testing.T, name string) string {
+	t.Helper()
+	path, err := filepath.Abs("../bin/" + name)
+	require.NoError(t, err)
+	require.FileExists(t, path, "run make build first")
+	return path
+}
+
+// isolated starts a command in namespaces of its own and kills it at the end of
+// the test.
+func isolated(t *testing.T, argv ...string) *process {
+	t.Helper()
+	p := &process{Cmd: exec.Command("/proc/self/exe", argv...), output: &lockedBuffer{}, exited: make(chan struct{})}
+	p.Env = append(os.Environ(), insideEnv+"=1")
+	p.Stdout, p.Stderr = p.output, p.output
+	p.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // Pdeathsig is sent when the thread ends
+		err := p.Start()
+		started <- err
+		if err == nil {
+			p.Wait()
+			close(p.exited)
+		}
+	}()
+	require.NoError(t, <-started)
+	t.Cleanup(func() {
+		p.Process.Kill()
+		<-p.exited
+		if t.Failed() {
+			t.Logf("output of %v:\n%s", argv, p.output.tail(8000))
+		}
+	})
+	return p
+}
+
+// terminate sends SIGTERM and gives the exit code.
+func (p *process) terminate(t *testing.T) int {
+	t.Helper()
+	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+	return p.exitCode(t)
+}
+
+func (p *process) exitCode(t *testing.T) int {
+	t.Helper()
+	select {
+	case <-p.exited:
+		return p.ProcessState.ExitCode()
+	case <-time.After(time.Minute):
+		require.FailNow(t, "the process did not end within a minute", "%s", p.output.tail(4000))
+		return -1
+	}
+}
+
+// get fetches a URL from inside the process's network namespace.
+func (p *process) get(ctx context.Context, url string) (status int, body string, err error) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: p.dial}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b), err
+}
+
+// dial connects on a thread that is in the process's network namespace for as
+// long as that takes; it is thrown away afterwards.
+func (p *process) dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+		var ns *os.File
+		if ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", p.Process.Pid)); err != nil {
+			return
+		}
+		defer ns.Close()
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
+			conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
+		}
+	}()
+	<-done
+	return conn, err
+}
+
+// waitHealthy waits until the kubelet's /healthz says ok.
+func (p *process) waitHealthy(t *testing.T) {
+	t.Helper()
+	deadline := time.Now().Add(2 * time.Minute)
+	for {
+		status, body, err := p.get(t.Context(), "http://127.0.0.1:10248/healthz")
+		if err == nil && status == http.StatusOK && body == "ok" {
+			return
+		}
+		select {
+		case <-p.exited:
+			require.FailNow(t, "the kubelet ended", "exit code %d\n%s", p.ProcessState.ExitCode(), p.output.tail(4000))
+		case <-time.After(50 * time.Millisecond):
+		}
+		require.True(t, time.Now().Before(deadline), "not healthy after two minutes: %d %q %v", status, body, err)
+	}
+}
+
+// kubeletArgs are the arguments of a standalone kubelet of the test, with more
+// lines for its configuration file.
+func kubeletArgs(t *testing.T, moreConfig ...string) []string {
+	t.Helper()
+	dir := shortDir(t)
+	config := append([]string{
+		"apiVersion: kubelet.config.k8s.io/v1beta1",
+		"kind: KubeletConfiguration",
+		"failCgroupV1: false",
+		"failSwapOn: false",
+		"cgroupRoot: /" + testCgroup(t),
+		"podLogsDir: " + dir + "/pods",
+		"volumePluginDir: " + dir + "/volume-plugins",
+		"authentication: {anonymous: {enabled: false}, webhook: {enabled: false}}",
+		"authorization: {mode: AlwaysAllow}",
+	}, moreConfig...)
+	file := filepath.Join(dir, "kubelet.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(strings.Join(config, "\n")+"\n"), 0o600))
+	return []string{"--config=" + file, "--root-dir=" + dir + "/kubelet", "--cert-dir=" + dir + "/pki"}
+}
+
+// shortDir is a t.TempDir whose path leaves room for the names of unix sockets.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "e2e-")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+// testCgroup makes a cgroup for the test in every hierarchy of the machine, and
+// removes it, with what the kubelet makes below it, at the end.
+func testCgroup(t *testing.T) string {
+	t.Helper()
+	name := cgroupPrefix + strconv.Itoa(os.Getpid()) + "-" + strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	for _, h := range hierarchies() {
+		require.NoError(t, os.MkdirAll(filepath.Join(h, name), 0o755))
+		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} { // empty in a new v1 cpuset
+			if v, err := os.ReadFile(filepath.Join(h, f)); err == nil && filepath.Base(h) == "cpuset" {
+				require.NoError(t, os.WriteFile(filepath.Join(h, name, f), v, 0))
+			}
+		}
+	}
+	t.Cleanup(func() { removeCgroups(name) })
+	return name
+}
+
+// hierarchies are the mount points of the machine's cgroups, v1 or v2.
+func hierarchies() []string {
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		return []string{"/sys/fs/cgroup"}
+	}
+	var dirs []string
+	entries, _ := os.ReadDir("/sys/fs/cgroup")
+	for _, e := range entries {
+		dir := filepath.Join("/sys/fs/cgroup", e.Name())
+		if _, err := os.Stat(filepath.Join(dir, "cgroup.procs")); err == nil && e.IsDir() {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+func removeCgroups(name string) {
+	for _, h := range hierarchies() {
+		var dirs []string
+		filepath.WalkDir(filepath.Join(h, name), func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				dirs = append(dirs, path)
+			}
+			return nil
+		})
+		for i := len(dirs) - 1; i >= 0; i-- {
+			os.Remove(dirs[i])
+		}
+	}
+}
+
+// sweep removes what a killed run of these tests left.
+func sweep() {
+	for _, h := range hierarchies() {
+		left, _ := filepath.Glob(filepath.Join(h, cgroupPrefix+"*"))
+		for _, dir := range left {
+			pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), cgroupPrefix), "-")
+			if n, err := strconv.Atoi(pid); err == nil && n != os.Getpid() && !errors.Is(unix.Kill(n, 0), unix.ESRCH) {
+				continue // another run that lives
+			}
+			removeCgroups(filepath.Base(dir))
+		}
+	}
+}
+
+// lockedBuffer keeps the output of a process that is still writing.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer // guarded by mu
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func (b *lockedBuffer) tail(n int) string {
+	s := b.String()
+	return s[max(0, len(s)-n):]
+}

@@ -1,0 +1,57 @@
+package local
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+)
+
+// progress shows the steps of a start, with their times.
+type progress struct {
+	out    io.Writer
+	parent *os.File // set when another process shows the progress
+}
+
+// newProgress writes to out, or to the process that started this one for it.
+func newProgress(out io.Writer) *progress {
+	if os.Getenv(progressEnv) == "" {
+		return &progress{out: out}
+	}
+	os.Unsetenv(progressEnv)
+	f := os.NewFile(3, "progress")
+	return &progress{out: f, parent: f}
+}
+
+// step announces a step; the function it returns says that it is done.
+func (p *progress) step(what string) (done func()) {
+	start := time.Now()
+	return func() { p.say("%-60s %6.2f s", what, time.Since(start).Seconds()) }
+}
+
+func (p *progress) say(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) }
+
+// ready ends the progress: whoever waits for it goes on.
+func (p *progress) ready() {
+	if p.parent != nil {
+		fmt.Fprintln(p.parent, readyLine)
+		p.close()
+	}
+}
+
+func (p *progress) close() {
+	if p.parent != nil {
+		p.parent.Close()
+	}
+}
+
+// tail gives the last lines of a file, for an error.
+func tail(file string, lines int) string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}

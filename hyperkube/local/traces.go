@@ -1,0 +1,71 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// kubeletDir is a folder that every kubelet makes for its device plugins,
+// whatever its --root-dir.
+const kubeletDir = "/var/lib/kubelet"
+
+// madeKubeletDir is there if the machine had no kubeletDir before the node.
+func (n node) madeKubeletDir() string { return filepath.Join(n.dir, "made-var-lib-kubelet") }
+
+// noteKubeletDir remembers whether kubeletDir is going to be the node's doing.
+func (n node) noteKubeletDir() error {
+	_, err := os.Stat(kubeletDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.WriteFile(n.madeKubeletDir(), nil, 0o600)
+	}
+	return err
+}
+
+// removeTraces removes all that the node has left on the machine, its folder
+// last, and gives a line for each thing.
+func (n node) removeTraces() (removed []string, err error) {
+	cgroups, err := removeCgroups(cgroupName)
+	if err != nil {
+		return nil, fmt.Errorf("remove the cgroup %s: %w", cgroupName, err)
+	}
+	if len(cgroups) > 0 {
+		removed = append(removed, fmt.Sprintf("the cgroup %s in %d hierarchies", cgroupName, len(cgroups)))
+	}
+	mounts, err := unmountBelow(n.dir)
+	if err != nil {
+		return removed, err
+	}
+	removed = append(removed, mounts...)
+	if _, err := os.Stat(n.madeKubeletDir()); err == nil {
+		if err := os.RemoveAll(kubeletDir); err != nil {
+			return removed, err
+		}
+		removed = append(removed, kubeletDir)
+	}
+	if err := os.RemoveAll(n.dir); err != nil {
+		return removed, err
+	}
+	return append(removed, n.dir), nil
+}
+
+// unmountBelow unmounts what is mounted at or below dir, the last mount first.
+func unmountBelow(dir string) (unmounted []string, err error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return nil, fmt.Errorf("list mounts: %w", err)
+	}
+	for i := len(mounts) - 1; i >= 0; i-- {
+		at := mounts[i].Mountpoint
+		if err := unix.Unmount(at, unix.UMOUNT_NOFOLLOW); err != nil {
+			return unmounted, fmt.Errorf("unmount %s: %w", at, err)
+		}
+		unmounted = append(unmounted, "the mount "+at)
+	}
+	return unmounted, nil
+}
