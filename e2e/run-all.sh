@@ -13,7 +13,7 @@ stage() {
 	shift
 	[[ " ${STAGES:-$name} " == *" $name "* ]] || return 0
 	printf '\n=== %s: %s\n' "$name" "$*"
-	"$@" 2>&1 | tee "$log/$name" | grep -v -e '^=== ' -e '^--- PASS' -e '^    --- PASS' -e '^PASS$'
+	"$@" 2>&1 | tee "$log/$name" | grep -vE -e '^[IWEF][0-9]{4} ' -e '^=== ' -e '^--- PASS' -e '^    --- PASS' -e '^PASS$'
 	if [ "${PIPESTATUS[0]}" = 0 ]; then ran+=("$name: ok, $((SECONDS - start)) s"); else ran+=("$name: FAILED, $((SECONDS - start)) s") failed+=("$name"); fi
 }
 
