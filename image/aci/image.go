@@ -89,6 +89,36 @@ func open(ctx context.Context, file *os.File, limits Limits) (*Image, error) {
 	return img, nil
 }
 
+// ReadManifest reads the ACI file at path up to its manifest, and no further:
+// quick where that comes first, and no promise that Open takes the file.
+func ReadManifest(ctx context.Context, path string, limits Limits) (*Manifest, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open image: %w", err)
+	}
+	defer file.Close()
+	m, err := readManifest(ctx, file, limits)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", path, err)
+	}
+	return m, nil
+}
+
+func readManifest(ctx context.Context, r io.Reader, limits Limits) (*Manifest, error) {
+	scan, err := newScanner(ctx, r, limits, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer scan.Close()
+	for scan.manifest == nil {
+		scan.buf.Reset() // the files before it are not wanted
+		if err := scan.step(); err != nil {
+			return nil, err // io.EOF cannot come first: finish refuses that
+		}
+	}
+	return scan.manifest, nil
+}
+
 // scan reads the whole file and describes the layer that comes out of it.
 func (i *Image) scan(ctx context.Context, known *Manifest) (*scanner, ociv1.Descriptor, error) {
 	var layer ociv1.Descriptor

@@ -189,3 +189,20 @@ func TestMissingFileAndDirectoryAreErrors(t *testing.T) {
 	_, err = Open(t.Context(), t.TempDir(), DefaultLimits)
 	require.ErrorContains(t, err, "not a regular file")
 }
+
+func TestReadManifestStopsAtTheManifest(t *testing.T) {
+	whole := pack(t, file("manifest", full), dir("rootfs"), file("rootfs/a", "1"))
+	m, err := ReadManifest(t.Context(), write(t, whole[:4096]), DefaultLimits)
+	require.NoError(t, err, "what follows may be cut off")
+	require.Equal(t, "example.com/reduce-worker", m.Name)
+
+	last := pack(t, dir("rootfs"), file("rootfs/a", string(make([]byte, 200_000))), file("manifest", full))
+	m, err = ReadManifest(t.Context(), write(t, last), DefaultLimits)
+	require.NoError(t, err)
+	require.Equal(t, "example.com/reduce-worker", m.Name)
+
+	_, err = ReadManifest(t.Context(), write(t, pack(t, dir("rootfs"))), DefaultLimits)
+	require.ErrorContains(t, err, "it has no manifest")
+	_, err = ReadManifest(t.Context(), filepath.Join(t.TempDir(), "none"), DefaultLimits)
+	require.ErrorIs(t, err, os.ErrNotExist)
+}

@@ -6,7 +6,6 @@ package archive
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -107,16 +106,14 @@ func ParseReference(s string) (types.ImageReference, error) {
 	return ref, nil
 }
 
-// openACI reads the whole file, so that a bad one is refused before the store is
-// touched.
-func openACI(ctx context.Context, path string) (_ []Image, err error) {
-	img, err := aci.Open(ctx, path, aci.DefaultLimits)
+// openACI reads no more than the manifest. The rest is for the import to refuse.
+func openACI(ctx context.Context, path string) ([]Image, error) {
+	manifest, err := aci.ReadManifest(ctx, path, aci.DefaultLimits)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, img.Close()) }()
 	out := Image{Ref: string(ACI) + ":" + path}
-	name, err := img.Manifest.Reference()
+	name, err := manifest.Reference()
 	if err != nil {
 		out.Note = fmt.Sprintf("imported without a name: %v", err)
 		return []Image{out}, nil
