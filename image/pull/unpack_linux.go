@@ -124,7 +124,7 @@ func unpackInside(dest string, payload io.Reader, options *archive.TarOptions) e
 			if err := unix.Unshare(unix.CLONE_FS); err != nil {
 				return fmt.Errorf("unshare filesystem attributes: %w", err)
 			}
-			unix.Umask(0)
+			unix.Umask(0o022) // for folders that the archive only implies
 			if err := unix.Chroot(dest); err != nil {
 				return fmt.Errorf("change root to %s: %w", dest, err)
 			}

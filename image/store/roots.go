@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"go.podman.io/storage"
 	"go.podman.io/storage/pkg/idtools"
 	"go.podman.io/storage/types"
+	"golang.org/x/sys/unix"
 )
 
 // Root is the writable root filesystem of one container.
@@ -86,9 +88,19 @@ func (s *Store) Mount(ctx context.Context, id string) (string, error) {
 		return "", fmt.Errorf("mount root %s: %w", id, err)
 	}
 	label, _ := c.Flags["MountLabel"].(string)
+	// The library gives "/" to user 0 at each mount, whatever the image says.
+	var owner unix.Stat_t
+	if err := unix.Stat(s.diffPath(c.LayerID), &owner); err != nil {
+		return "", fmt.Errorf("mount root %s: stat its files: %w", id, err)
+	}
 	path, err := s.lib.Mount(c.ID, label)
 	if err != nil {
 		return "", fmt.Errorf("mount root %s: %w", id, err)
+	}
+	if (owner.Uid|owner.Gid) != 0 && len(c.UIDMap)+len(c.GIDMap) == 0 {
+		if err := os.Lchown(path, int(owner.Uid), int(owner.Gid)); err != nil {
+			return "", fmt.Errorf("mount root %s: %w", id, errors.Join(err, s.Unmount(ctx, id)))
+		}
 	}
 	return path, nil
 }
