@@ -87,18 +87,21 @@ func (c Config) system() (*types.SystemContext, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read registries.conf: %w", err)
 	}
-	return &types.SystemContext{
+	sys := &types.SystemContext{
 		SystemRegistriesConfPath:    conf,
 		SystemRegistriesConfDirPath: c.RegistriesConfDir,
 		RegistriesDirPath:           c.RegistriesDir,
 		AuthFilePath:                c.AuthFile,
 		DockerPerHostCertDirPath:    c.CertDir,
-		DockerInsecureSkipTLSVerify: types.NewOptionalBool(c.Insecure),
 		OSChoice:                    c.OS,
 		ArchitectureChoice:          c.Architecture,
 		VariantChoice:               c.Variant,
 		DockerRegistryUserAgent:     "rktshim",
-	}, nil
+	}
+	if c.Insecure { // an explicit false would override registries.conf
+		sys.DockerInsecureSkipTLSVerify = types.OptionalBoolTrue
+	}
+	return sys, nil
 }
 
 // existing is path, or an empty file's if there is none: the library takes a

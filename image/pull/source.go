@@ -85,18 +85,17 @@ func (s *source) reopen(old types.ImageSource) {
 }
 
 // try calls ask until it succeeds or another try is of no use. A refused token
-// is renewed once. Each call of ask must itself end when the source stalls.
+// is renewed, without a pause: it may have ended in mid-pull. Each call of ask must itself end when the source stalls.
 func (s *source) try(ctx context.Context, ask func(context.Context, types.ImageSource) error) error {
-	renewed := false
-	for attempt := 0; ; {
+	for attempt, renewed := 0, 0; ; {
 		src, err := s.attempt(ctx, ask)
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case isUnauthorized(err) && !renewed && src != nil:
-			renewed = true
+		case isUnauthorized(err) && renewed < s.cfg.Retries && src != nil:
+			renewed++
 			s.reopen(src)
 			continue
 		case attempt >= s.cfg.Retries || !isTransient(err):
