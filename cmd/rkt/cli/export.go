@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.podman.io/image/v5/copy"
-	"go.podman.io/image/v5/docker/reference"
 	"go.podman.io/image/v5/signature"
 	"go.podman.io/image/v5/types"
 
@@ -43,7 +42,9 @@ both; the image's first tag goes with it.`,
 				if err != nil {
 					return err
 				}
-				return export(cmd.Context(), s, img, archive.Kind(format.value), file)
+				return g.withScratch(func(dir string) error {
+					return export(cmd.Context(), s, img, target{archive.Kind(format.value), file, dir})
+				})
 			})
 		},
 	}
@@ -52,17 +53,29 @@ both; the image's first tag goes with it.`,
 	return cmd
 }
 
-// export writes beside file and renames at the end.
-func export(ctx context.Context, s *store.Store, img *store.Image, kind archive.Kind, file string) (err error) {
-	dir, err := os.MkdirTemp(filepath.Dir(file), ".rkt-export-")
+// target is the file that an export writes.
+type target struct {
+	kind    archive.Kind
+	file    string
+	scratch string // for large temporary files
+}
+
+// export writes beside the file and renames at the end.
+func export(ctx context.Context, s *store.Store, img *store.Image, to target) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("export image %s: %w", img.ID, err)
+		}
+	}()
+	dir, err := os.MkdirTemp(filepath.Dir(to.file), ".rkt-export-")
 	if err != nil {
-		return fmt.Errorf("export image %s: %w", img.ID, err)
+		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	tmp := filepath.Join(dir, "image")
-	dst, err := target(kind, tmp, img)
+	dst, err := to.reference(tmp, img)
 	if err != nil {
-		return fmt.Errorf("export image %s: %w", img.ID, err)
+		return err
 	}
 	src, err := s.Reference(img.ID)
 	if err != nil {
@@ -71,35 +84,28 @@ func export(ctx context.Context, s *store.Store, img *store.Image, kind archive.
 	// The policy is about what comes in.
 	policy, err := signature.NewPolicyContext(&signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}})
 	if err != nil {
-		return fmt.Errorf("export image %s: %w", img.ID, err)
+		return err
 	}
 	defer func() { err = errors.Join(err, policy.Destroy()) }()
-	sys := &types.SystemContext{BigFilesTemporaryDir: dir}
+	sys := &types.SystemContext{BigFilesTemporaryDir: to.scratch}
 	_, err = copy.Image(ctx, policy, dst, src, &copy.Options{SourceCtx: sys, DestinationCtx: sys, RemoveSignatures: true})
 	if err != nil {
-		return fmt.Errorf("export image %s: %w", img.ID, err)
+		return err
 	}
-	if err := os.Rename(tmp, file); err != nil {
-		return fmt.Errorf("export image %s: %w", img.ID, err)
-	}
-	return nil
+	return os.Rename(tmp, to.file)
 }
 
-// target is the archive at path, under the image's first tag.
-func target(kind archive.Kind, path string, img *store.Image) (types.ImageReference, error) {
+// reference is the archive at path, under the image's first tag.
+func (to target) reference(path string, img *store.Image) (types.ImageReference, error) {
 	if strings.Contains(path, ":") {
 		return nil, errors.New("the folder of FILE has a colon in its path, choose another")
 	}
 	name := ""
-	for _, tag := range img.Tags {
-		named, err := reference.ParseNormalizedNamed(tag)
-		if _, isTag := named.(reference.NamedTagged); err == nil && isTag {
-			name = tag
-			break
-		}
+	if len(img.Tags) > 0 {
+		name = img.Tags[0]
 	}
-	if kind == archive.Docker && name == "" {
+	if to.kind == archive.Docker && name == "" {
 		return nil, errors.New("a docker-archive needs a tag and the image has none, use --format=oci-archive")
 	}
-	return archive.ParseReference(fmt.Sprintf("%s:%s:%s", kind, path, name))
+	return archive.ParseReference(fmt.Sprintf("%s:%s:%s", to.kind, path, name))
 }

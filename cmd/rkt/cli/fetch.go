@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,15 +53,17 @@ file, as skopeo login and podman login write it.`,
 				return err
 			}
 			return g.withStore(cmd.Context(), func(s *store.Store) error {
-				return (&fetcher{fetchFlags: f, cmd: cmd, store: s, engine: pull.New(s, cfg)}).all(cmd.Context(), args)
+				return g.withScratch(func(dir string) error {
+					return (&fetcher{fetchFlags: f, cmd: cmd, store: s, cfg: cfg, scratch: dir}).all(cmd.Context(), args)
+				})
 			})
 		},
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&f.full, "full", false, "print full ids")
 	flags.Var(&f.policy, "pull-policy", "ask the registry never, only for a new image, or always; local files are always read")
-	flags.StringArrayVar(&f.names, "name", nil, "name for the image of a local file, instead of its own; may be repeated")
-	flags.StringVar(&f.authFile, "auth-file", "", "file with credentials for registries (default: the containers auth file)")
+	flags.StringArrayVar(&f.names, "name", nil, "`NAME` for the image of a local file, instead of its own; may be repeated")
+	flags.StringVar(&f.authFile, "auth-file", "", "`FILE` with credentials for registries (default: the containers auth file)")
 	return cmd
 }
 
@@ -87,9 +90,10 @@ func (f *fetchFlags) config(g *global) (pull.Config, error) {
 // fetcher does the work of one fetch command.
 type fetcher struct {
 	*fetchFlags
-	cmd    *cobra.Command
-	store  *store.Store
-	engine *pull.Engine
+	cmd     *cobra.Command
+	store   *store.Store
+	cfg     pull.Config
+	scratch string // for large temporary files
 }
 
 func (f *fetcher) all(ctx context.Context, args []string) error {
@@ -142,6 +146,9 @@ func (f *fetcher) file(ctx context.Context, path string) error {
 		return fmt.Errorf("--name: %s holds %d images, a name is for one", path, len(images))
 	}
 	note(f.cmd, "reading %s as %s", path, kind)
+	cfg := f.cfg
+	cfg.StallTimeout = math.MaxInt64 // a file cannot stall, but to look through it may take minutes
+	engine := pull.New(f.store, cfg)
 	for _, img := range images {
 		ref, err := archive.ParseReference(img.Ref)
 		if err != nil {
@@ -153,7 +160,9 @@ func (f *fetcher) file(ctx context.Context, path string) error {
 		} else if img.Note != "" {
 			note(f.cmd, "%s, --name gives one", img.Note)
 		}
-		err = f.run(func(p pull.Progress) (pull.Result, error) { return f.engine.Import(ctx, ref, names, p) })
+		err = f.run(engine, func(p pull.Progress) (pull.Result, error) {
+			return engine.Import(ctx, archive.Within(ref, f.scratch), names, p)
+		})
 		if err != nil {
 			return err
 		}
@@ -182,16 +191,17 @@ func (f *fetcher) registry(ctx context.Context, arg string) error {
 		return err
 	}
 	note(f.cmd, "fetching %s", named)
-	return f.run(func(p pull.Progress) (pull.Result, error) {
-		return f.engine.Pull(ctx, pull.Request{Image: name}, p)
+	engine := pull.New(f.store, f.cfg)
+	return f.run(engine, func(p pull.Progress) (pull.Result, error) {
+		return engine.Pull(ctx, pull.Request{Image: name}, p)
 	})
 }
 
 // run shows the progress of one fetch and prints its id.
-func (f *fetcher) run(fetch func(pull.Progress) (pull.Result, error)) error {
+func (f *fetcher) run(engine *pull.Engine, fetch func(pull.Progress) (pull.Result, error)) error {
 	shown := showProgress(f.cmd)
 	res, err := fetch(shown.event)
-	f.engine.Wait() // for what it gave up, if it failed
+	engine.Wait() // for what it gave up, if it failed
 	shown.stop()
 	if err != nil {
 		return err
