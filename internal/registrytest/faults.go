@@ -156,3 +156,13 @@ func Redirect(url string) Fault {
 		return true
 	}
 }
+
+// Unsized answers with other content and does not tell its length.
+func Unsized(data []byte) Fault {
+	return func(w http.ResponseWriter, _ *http.Request, _ []byte) bool {
+		w.WriteHeader(http.StatusOK)
+		http.NewResponseController(w).Flush()
+		w.Write(data)
+		return true
+	}
+}
