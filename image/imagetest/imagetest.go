@@ -127,7 +127,9 @@ func unmountBelow(dir string) {
 		}
 	}
 	for i := len(points) - 1; i >= 0; i-- {
-		unix.Unmount(points[i], unix.MNT_DETACH)
+		if err := unix.Unmount(points[i], unix.MNT_DETACH); err != nil {
+			fmt.Fprintln(os.Stderr, "unmount", points[i], err)
+		}
 	}
 }
 

@@ -113,26 +113,38 @@ func (u *unpacker) extract(stream io.Reader, packer tsstorage.Packer, dest strin
 	return err
 }
 
-// unpackInside unpacks on a thread of its own that has made dest its root, so
-// that no name or link in the archive leads out of it. The thread ends with
-// its goroutine, which stays locked to it.
+// unpackInside unpacks with dest as the root folder, so that no name or link in
+// the archive leads out of it.
 func unpackInside(dest string, payload io.Reader, options *archive.TarOptions) error {
+	return onLostThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return fmt.Errorf("unshare filesystem attributes: %w", err)
+		}
+		unix.Umask(0o022) // for folders that the archive only implies
+		if err := unix.Chroot(dest); err != nil {
+			return fmt.Errorf("change root to %s: %w", dest, err)
+		}
+		if err := unix.Chdir("/"); err != nil {
+			return fmt.Errorf("change folder: %w", err)
+		}
+		return archive.Unpack(payload, "/", options)
+	})
+}
+
+// onLostThread runs f on a thread that ends with it: its goroutine stays locked
+// to the thread. The main thread cannot end, and what it is, /proc/self shows
+// of the whole process; should the goroutine come to run there, it keeps that
+// thread busy while another one runs f.
+func onLostThread(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		result <- func() error {
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				return fmt.Errorf("unshare filesystem attributes: %w", err)
-			}
-			unix.Umask(0o022) // for folders that the archive only implies
-			if err := unix.Chroot(dest); err != nil {
-				return fmt.Errorf("change root to %s: %w", dest, err)
-			}
-			if err := unix.Chdir("/"); err != nil {
-				return fmt.Errorf("change folder: %w", err)
-			}
-			return archive.Unpack(payload, "/", options)
-		}()
+		if unix.Gettid() != unix.Getpid() {
+			result <- f()
+			return
+		}
+		result <- onLostThread(f)
+		runtime.UnlockOSThread()
 	}()
 	return <-result
 }

@@ -144,8 +144,8 @@ func manifestKey(d digest.Digest) string {
 	return storage.ImageDigestManifestBigDataNamePrefix + "-" + d.String()
 }
 
-// load reads one image whole. An image that is not complete gives nil: another
-// process is committing it, or was killed doing so.
+// load reads one image whole. An image that is not complete, or whose config or
+// manifest is damaged, gives nil: it counts as absent until a pull makes it whole.
 func (s *Store) load(rec *storage.Image) (*Image, error) {
 	raw, err := s.lib.ImageBigData(rec.ID, storage.ImageDigestBigDataKey)
 	if errors.Is(err, storage.ErrImageUnknown) || isNotExist(err) {
@@ -160,6 +160,9 @@ func (s *Store) load(rec *storage.Image) (*Image, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read config of image %s: %w", rec.ID, err)
+	}
+	if digest.FromBytes(config).Encoded() != rec.ID || digest.FromBytes(raw) != rec.BigDataDigests[storage.ImageDigestBigDataKey] {
+		return nil, nil
 	}
 	img := &Image{ID: "sha256:" + rec.ID, Stored: rec.Created, TopLayer: rec.TopLayer, MediaType: manifest.GuessMIMEType(raw)}
 	if img.Manifest, err = manifest.Digest(raw); err != nil {

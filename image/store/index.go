@@ -15,7 +15,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"go.podman.io/image/v5/docker/reference"
-	"go.podman.io/storage"
 )
 
 // index holds what reads answer from. The library replaces images.json by
@@ -183,33 +182,4 @@ func (sn *snapshot) byPrefix(ref, digits string) (*Image, error) {
 		return nil, fmt.Errorf("find image %q: more than one image id begins so, give more digits: %w", ref, errdefs.ErrInvalidArgument)
 	}
 	return sn.images[i], nil
-}
-
-// Remove deletes the image that ref finds, with all its names, and the layers
-// that nothing else uses. Removing what is not there returns nil. The error is
-// FailedPrecondition if a root of this store was made from the image.
-func (s *Store) Remove(ref string) error {
-	img, err := s.Get(ref)
-	if errdefs.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("remove image: %w", err)
-	}
-	if users, err := s.RootsOf(img.ID); err != nil {
-		return fmt.Errorf("remove image %s: %w", img.ID, err)
-	} else if len(users) > 0 {
-		return fmt.Errorf("remove image %s: used by container %s: %w", img.ID, strings.Join(users, ", "), errdefs.ErrFailedPrecondition)
-	}
-	_, err = s.lib.DeleteImage(img.Hex(), true)
-	switch {
-	case errors.Is(err, storage.ErrImageUnknown):
-		return nil // another process was quicker
-	case errors.Is(err, storage.ErrImageUsedByContainer):
-		return fmt.Errorf("remove image %s: %w: %w", img.ID, err, errdefs.ErrFailedPrecondition)
-	case err != nil:
-		return fmt.Errorf("remove image %s: %w", img.ID, err)
-	}
-	s.forget(img)
-	return nil
 }

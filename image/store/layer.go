@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -117,8 +118,9 @@ func (s *Store) inheritRoot(parent string, l *StagedLayer) error {
 }
 
 // ReplaceLayer puts a freshly staged layer in place of a damaged one of the
-// same content, in one step, and forgets the damage. Containers that have the
-// old files mounted keep them; no other layer or image is touched.
+// same content, in one step, and forgets the damage. The old files are kept
+// for the containers that have them mounted, and removed when those are gone.
+// No other layer or image is touched.
 func (s *Store) ReplaceLayer(chain digest.Digest, l *StagedLayer) (err error) {
 	defer func() {
 		if err != nil {
@@ -140,7 +142,70 @@ func (s *Store) ReplaceLayer(chain digest.Digest, l *StagedLayer) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := s.keepReplaced(chain.Encoded(), l); err != nil {
+		return err
+	}
 	return s.clearDamage(chain.Encoded())
+}
+
+// keepReplaced sets a layer's old files aside if a root stands on the layer.
+func (s *Store) keepReplaced(layer string, l *StagedLayer) error {
+	used, err := s.rootsOn(layer)
+	if err != nil || !used {
+		return err
+	}
+	dir, err := os.MkdirTemp(s.own(replacedDir), layer+".")
+	if err != nil {
+		return err
+	}
+	err = os.Rename(l.out.Target, filepath.Join(dir, "diff"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // there were no old files
+	}
+	return err
+}
+
+// dropReplaced removes old files that no root can have mounted any more.
+func (s *Store) dropReplaced() error {
+	entries, err := os.ReadDir(s.own(replacedDir))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		layer, _, _ := strings.Cut(e.Name(), ".")
+		used, err := s.rootsOn(layer)
+		if err != nil {
+			return err
+		}
+		if used {
+			continue
+		}
+		if err := os.RemoveAll(s.own(replacedDir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rootsOn says whether any root stands on a layer.
+func (s *Store) rootsOn(layer string) (bool, error) {
+	roots, err := s.Roots()
+	if err != nil {
+		return false, err
+	}
+	for _, r := range roots {
+		for id := r.layer; id != ""; {
+			if id == layer {
+				return true, nil
+			}
+			l, err := s.lib.Layer(id)
+			if err != nil {
+				return false, err
+			}
+			id = l.Parent
+		}
+	}
+	return false, nil
 }
 
 // inheritRootOf gives the staged root the owner and mode of the folder that it

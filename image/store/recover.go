@@ -20,6 +20,8 @@ const (
 	lockFile   = "pull.lock"
 	damagedDir = "damaged"
 	usedDir    = "used"
+	// replacedDir keeps old files of repaired layers, see ReplaceLayer.
+	replacedDir = "replaced"
 )
 
 // errBusy says that a pull is running, here or in another process.
@@ -85,6 +87,9 @@ func (s *Store) removeLeftovers() error {
 		}
 	}
 	if err := s.removeHalfImages(); err != nil {
+		return err
+	}
+	if err := s.dropReplaced(); err != nil {
 		return err
 	}
 	return s.lib.GarbageCollect()

@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -39,16 +41,9 @@ type Verified struct {
 // marked, and replaced when the image is pulled again. An undamaged layer
 // loses its mark. Extended attributes other than overlay's are not compared.
 func (s *Store) Verify(ctx context.Context, ref string) ([]Verified, error) {
-	images, err := s.Images()
+	images, err := s.toVerify(ref)
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)
-	}
-	if ref != "" {
-		img, err := s.Get(ref)
-		if err != nil {
-			return nil, fmt.Errorf("verify: %w", err)
-		}
-		images = []*Image{img}
 	}
 	checked := map[string][]Damage{} // by layer, for those that images share
 	var all []Verified
@@ -60,6 +55,39 @@ func (s *Store) Verify(ctx context.Context, ref string) ([]Verified, error) {
 		all = append(all, v)
 	}
 	return all, nil
+}
+
+// toVerify are the images that ref means, with those that the index leaves out
+// because it cannot read them.
+func (s *Store) toVerify(ref string) ([]*Image, error) {
+	if ref != "" {
+		img, err := s.Get(ref)
+		if errdefs.IsNotFound(err) {
+			broken, berr := s.unreadable(ref)
+			if berr != nil {
+				return nil, berr
+			}
+			if broken != nil {
+				return []*Image{broken}, nil
+			}
+		}
+		return []*Image{img}, err
+	}
+	sn, err := s.snapshot()
+	if err != nil {
+		return nil, err
+	}
+	images := slices.Clone(sn.images)
+	records, err := s.lib.Images()
+	if err != nil {
+		return nil, err
+	}
+	for i := range records {
+		if rec := &records[i]; rec.Metadata != "" && sn.byID("sha256:"+rec.ID) == nil {
+			images = append(images, unread(rec))
+		}
+	}
+	return images, nil
 }
 
 func (s *Store) verifyImage(ctx context.Context, img *Image, checked map[string][]Damage) (Verified, error) {
