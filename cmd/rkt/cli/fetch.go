@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -209,7 +210,23 @@ func (f *fetcher) run(engine *pull.Engine, fetch func(pull.Progress) (pull.Resul
 	for _, name := range res.Names {
 		note(f.cmd, "named %s", name)
 	}
+	if err := f.checkPlatform(res.ID); err != nil {
+		return err
+	}
 	return f.print(res.ID)
+}
+
+// checkPlatform notes an image that was made for other machines. It may still
+// be wanted here, to be exported or run by emulation.
+func (f *fetcher) checkPlatform(id string) error {
+	img, err := f.store.Get(id)
+	if err != nil {
+		return err
+	}
+	if arch := img.Config.Architecture; arch != "" && arch != runtime.GOARCH {
+		note(f.cmd, "the image is for %s, this machine is %s", arch, runtime.GOARCH)
+	}
+	return nil
 }
 
 func (f *fetcher) print(id string) error {

@@ -23,9 +23,10 @@ type progress interface {
 	stop() // after the last event
 }
 
-// showProgress chooses bars for a terminal and lines for anything else.
+// showProgress chooses bars for a terminal that can move its cursor, and lines
+// for anything else.
 func showProgress(cmd *cobra.Command) progress {
-	if f, ok := cmd.ErrOrStderr().(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if f, ok := cmd.ErrOrStderr().(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
 		return newBars(f)
 	}
 	return &lines{cmd: cmd, last: map[digest.Digest]report{}}
@@ -33,10 +34,8 @@ func showProgress(cmd *cobra.Command) progress {
 
 // shortDigest is enough of a blob's digest to tell it from its neighbours.
 func shortDigest(d digest.Digest) string {
-	if hex := d.Encoded(); len(hex) > 12 {
-		return hex[:12]
-	}
-	return d.Encoded()
+	hex := d.Encoded()
+	return hex[:min(len(hex), 12)]
 }
 
 // interval is how long a layer may stay silent while it is fetched.
