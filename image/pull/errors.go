@@ -20,6 +20,9 @@ import (
 // errStalled is the cause of a cancelled transfer that sent nothing for too long.
 var errStalled = errors.New("no progress")
 
+// errPolicy says that policy.json cannot be read: then nothing is accepted.
+var errPolicy = errors.New("policy is unreadable")
+
 // ErrUnavailable marks a registry that cannot be reached or fails itself, and
 // ErrSignature an image that policy.json refuses. Their texts come first in
 // the error, as the kubelet tests it.
@@ -35,7 +38,7 @@ func describe(image string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &refused):
+	case errors.As(err, &refused) || errors.Is(err, errPolicy):
 		return fmt.Errorf("%w: pull %s: %w", ErrSignature, image, err)
 	case isUnavailable(err):
 		return fmt.Errorf("%w: pull %s: %w", ErrUnavailable, image, err)

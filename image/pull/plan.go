@@ -3,11 +3,10 @@ package pull
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -232,13 +231,11 @@ func (p *plan) names(ref reference.Named) ([]string, error) {
 func loadPolicy(path string) (*signature.PolicyContext, error) {
 	policy := &signature.Policy{Default: signature.PolicyRequirements{signature.NewPRInsecureAcceptAnything()}}
 	path, err := existing(path)
-	if err != nil {
-		return nil, fmt.Errorf("read policy: %w", err)
+	if err == nil && path != os.DevNull {
+		policy, err = signature.NewPolicyFromFile(path)
 	}
-	if !strings.HasPrefix(path, "/dev/null") {
-		if policy, err = signature.NewPolicyFromFile(path); err != nil {
-			return nil, errors.Join(ErrSignature, fmt.Errorf("read policy: %w", err))
-		}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errPolicy, err)
 	}
 	return signature.NewPolicyContext(policy)
 }
