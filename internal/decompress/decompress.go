@@ -1,6 +1,6 @@
 // Package decompress opens a stream that may be compressed. The format is told
-// by the first bytes, never by a file name, and the memory that a hostile
-// stream can ask for is bounded.
+// by the first bytes, never by a file name. The memory that a hostile stream
+// can ask for is bounded by MaxWindow.
 package decompress
 
 import (
@@ -13,8 +13,6 @@ import (
 
 	"github.com/klauspost/compress/gzip" // a quarter faster than the standard one
 	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
-	"github.com/ulikunitz/xz/lzma"
 )
 
 // MaxWindow is the largest history, in bytes, that a compressed stream may
@@ -57,7 +55,7 @@ func Detect(head []byte) Format {
 // Closing the result releases the decoder; it does not close r.
 func Reader(r io.Reader) (io.ReadCloser, Format, error) {
 	in := bufio.NewReaderSize(r, 64<<10)
-	head, err := in.Peek(64)
+	head, err := in.Peek(8)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, None, fmt.Errorf("read the first bytes: %w", err)
 	}
@@ -69,7 +67,9 @@ func Reader(r io.Reader) (io.ReadCloser, Format, error) {
 	case Bzip2:
 		out, err = io.NopCloser(bzip2.NewReader(in)), nil
 	case XZ:
-		out, err = openXZ(in, head)
+		var dec *xzReader
+		dec, err = newXZReader(in)
+		out = io.NopCloser(dec)
 	case Zstd:
 		var dec *zstd.Decoder
 		dec, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(MaxWindow))
@@ -83,47 +83,4 @@ func Reader(r io.Reader) (io.ReadCloser, Format, error) {
 		return nil, format, fmt.Errorf("open the %s stream: %w", format, err)
 	}
 	return out, format, nil
-}
-
-// openXZ opens an xz stream after a look at the dictionary size that its first
-// block declares: the library allocates whatever is asked, up to 4 GiB.
-func openXZ(in io.Reader, head []byte) (io.ReadCloser, error) {
-	if size := xzDictionary(head); size > MaxWindow {
-		return nil, fmt.Errorf("it asks for a dictionary of %d bytes, the limit is %d", size, MaxWindow)
-	}
-	dec, err := xz.NewReader(in)
-	if err != nil {
-		return nil, err
-	}
-	return io.NopCloser(dec), nil
-}
-
-// xzDictionary returns the dictionary size in the first block header of an xz
-// stream, 0 where there is none (an empty stream, or one that the decoder will
-// refuse anyway). Layout: xz file format 1.1.0, sections 2.1.1, 3.1 and 5.3.1.
-func xzDictionary(head []byte) int64 {
-	const streamHeader = 12
-	if len(head) < streamHeader+2 || head[streamHeader] == 0 {
-		return 0
-	}
-	flags, rest := head[streamHeader+1], head[streamHeader+2:]
-	for _, sized := range []byte{0x40, 0x80} { // optional compressed, uncompressed size
-		if flags&sized == 0 {
-			continue
-		}
-		for len(rest) > 0 && rest[0]&0x80 != 0 {
-			rest = rest[1:]
-		}
-		if len(rest) > 0 {
-			rest = rest[1:]
-		}
-	}
-	if len(rest) < 3 || rest[0] != 0x21 || rest[1] != 1 { // LZMA2, one byte of properties
-		return 0
-	}
-	size, err := lzma.DecodeDictCap(rest[2])
-	if err != nil {
-		return 0
-	}
-	return size
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/base64"
-	"hash/crc32"
 	"io"
 	"strings"
 	"testing"
@@ -85,26 +84,4 @@ func TestEmptyInputIsAnEmptyStream(t *testing.T) {
 	out, err := io.ReadAll(r)
 	require.NoError(t, err)
 	require.Empty(t, out)
-}
-
-func TestXZWithHugeDictionaryIsRefused(t *testing.T) {
-	raw := packed(t, XZ)
-	require.EqualValues(t, 8<<20, xzDictionary(raw), "the writer's default")
-
-	size := (int(raw[12]) + 1) * 4 // the block header, its checksum included
-	at := bytes.Index(raw[:12+size], []byte{0x21, 1})
-	require.Positive(t, at)
-	raw[at+2] = 40 // 4 GiB - 1
-	sum := crc32.ChecksumIEEE(raw[12 : 12+size-4])
-	for i := range 4 {
-		raw[12+size-4+i] = byte(sum >> (8 * i))
-	}
-	_, format, err := Reader(bytes.NewReader(raw))
-	require.ErrorContains(t, err, "dictionary of 4294967295 bytes")
-	require.Equal(t, XZ, format)
-}
-
-func TestDictionaryOfSizedBlockIsRead(t *testing.T) {
-	head := append(make([]byte, 12), 3, 0xc0, 0x80, 0x01, 0x05, 0x21, 1, 18)
-	require.EqualValues(t, 2<<20, xzDictionary(head))
 }

@@ -317,4 +317,3 @@ func TestAKilledFetchLeavesNothingAfterTheNextCommand(t *testing.T) {
 	require.Equal(t, img.ID(), lastLine(n.rkt("fetch", "--full", "--insecure-options=http", ref)))
 	require.Equal(t, 1, n.find("big"))
 }
-
