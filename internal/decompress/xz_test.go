@@ -73,7 +73,7 @@ func TestSeveralXZStreamsAreOneFile(t *testing.T) {
 func TestEveryDamagedByteOfXZIsNoticed(t *testing.T) {
 	content := []byte("some content, some content, some content")
 	for _, check := range []string{"crc32", "crc64", "sha256"} {
-		raw := tool(t, content, "--check="+check, "--block-size=16")
+		raw := tool(t, content, "-0", "--check="+check, "--block-size=16")
 		for i := range raw {
 			damaged := bytes.Clone(raw)
 			damaged[i] ^= 0x55
