@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
+# The image libraries without cgo: signatures by Go's openpgp, overlay only.
+export GOFLAGS += -tags=containers_image_openpgp,exclude_graphdriver_btrfs,exclude_graphdriver_devicemapper
+
 # What the binaries say of themselves. The Kubernetes version is the one in go.mod.
 K8S     := $(shell awk '$$1 == "k8s.io/kubernetes" {print $$2}' hyperkube/go.mod)
 VERSION := $(shell sed -n 's/^var Version = "\(.*\)"/\1/p' rktshim/version.go)
@@ -31,9 +34,10 @@ PACKAGES := systemd-container crun runc containernetworking-plugins iptables con
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## build bin/hyperkube (the first time takes minutes: it compiles Kubernetes)
+build: ## build bin/hyperkube and bin/rkt (the first time takes minutes: it compiles Kubernetes)
 	@mkdir -p bin
-	@echo "building bin/hyperkube, Kubernetes $(K8S), rktshim $(VERSION)+g$(COMMIT)"
+	@echo "building bin/rkt and bin/hyperkube, Kubernetes $(K8S), rktshim $(VERSION)+g$(COMMIT)"
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/rkt ./cmd/rkt
 	@cd hyperkube && CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o ../bin/hyperkube .
 
 check: ## gofmt, vet, staticcheck, the import-direction test and the unit tests with -race
@@ -50,7 +54,7 @@ e2e: build ## run the built binaries as a user would (root)
 	go test -count=1 -timeout 30m -v -run '$(RUN)' ./e2e
 
 bench: build ## measure, and write the results with the machine and the date into README.md and docs/bench/
-	cd tools && go run ./bench -readme ../README.md -out ../docs/bench
+	cd tools && go run ./bench -rounds 30 -readme ../README.md -out ../docs/bench
 
 up: ## build and start a node on this machine (root; installs missing Debian packages, saying so)
 	@./e2e/install.sh $(PACKAGES)

@@ -8,16 +8,20 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 
 	"github.com/spf13/cobra"
+	"go.podman.io/storage/pkg/reexec"
+	"golang.org/x/sys/unix"
 	"k8s.io/component-base/cli"
 	_ "k8s.io/component-base/logs/json/register"          // the kubelet's --logging-format=json
 	_ "k8s.io/component-base/metrics/prometheus/clientgo" // the kubelet's client metrics
 	_ "k8s.io/component-base/metrics/prometheus/version"  // the kubelet's version metric
 	"k8s.io/component-base/version"
 
+	rkt "github.com/rktnetes/rktshim/cmd/rkt/cli"
 	"github.com/rktnetes/rktshim/hyperkube/kubelet"
 	"github.com/rktnetes/rktshim/hyperkube/local"
 	"github.com/rktnetes/rktshim/rktshim"
@@ -34,13 +38,19 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"kubelet", "the Kubernetes node agent, with a container runtime inside (feature gate " + kubelet.Gate + ")", runKubelet},
+		{"rkt", "the operator's view of the node's images", runRkt},
 		{"local-up", "start a node on this machine", func(args []string) int { return runCobra(local.NewUpCommand(), args) }},
 		{"local-down", "stop that node and remove it", func(args []string) int { return runCobra(local.NewDownCommand(), args) }},
 		{"version", "print the versions of Kubernetes and of " + rktshim.Name, printVersion},
 	}
 }
 
-func main() { os.Exit(dispatch(os.Args, os.Stdout, os.Stderr)) }
+func main() {
+	if reexec.Init() { // the storage library runs this program for some of its work
+		return
+	}
+	os.Exit(dispatch(os.Args, os.Stdout, os.Stderr))
+}
 
 // dispatch finds the command by the name that the binary was called by, else by
 // the first argument.
@@ -92,6 +102,16 @@ func runKubelet(args []string) int {
 	cmd := kubelet.NewCommand(context.Background())
 	cmd.SetArgs(args)
 	return cli.Run(cmd)
+}
+
+// runRkt is the command rkt, with its own exit codes and error texts.
+func runRkt(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	cmd := rkt.New()
+	cmd.SetArgs(args)
+	last, err := cmd.ExecuteContextC(ctx)
+	return rkt.Exit(last, err)
 }
 
 // runCobra runs a command that is no log stream: its error is one plain line.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,8 +21,10 @@ import (
 type Config struct {
 	// Dir holds what must survive a reboot: pods, images, records.
 	Dir string
-	// RktPath is the rkt command that heavy work is handed to. Empty: this
-	// binary's own "rkt" subcommand.
+	// RunDir holds what must vanish at a reboot: sockets, mount counts.
+	RunDir string
+	// RktPath is the rkt command that pulls images, in a process of its own.
+	// Empty: this binary's own "rkt" subcommand, which hyperkube has.
 	RktPath string
 	// Stage1 is the isolation of pods that choose none, by flavor ("nspawn") or
 	// by rkt's image name ("coreos.com/rkt/stage1-coreos").
@@ -31,6 +34,12 @@ type Config struct {
 	APIEndpoint string
 	// CRISocket is a unix socket on which CRI is served beside memory. Empty: none.
 	CRISocket string
+	// PinnedImages are patterns (path.Match) of image tags that the kubelet's
+	// garbage collection must leave alone, e.g. "registry.k8s.io/*".
+	PinnedImages []string
+	// PullStallTimeout ends a pull whose registry sends nothing for so long.
+	// Slow pulls that move go on.
+	PullStallTimeout time.Duration
 	// CNIConfDir and CNIBinDir hold the node's CNI configurations and plugins.
 	CNIConfDir, CNIBinDir string
 	// ShutdownGrace is how long running calls may go on at shutdown, before they
@@ -43,12 +52,14 @@ type Config struct {
 // DefaultConfig is a configuration for a node on which nothing was set.
 func DefaultConfig() Config {
 	return Config{
-		Dir:           "/var/lib/rkt",
-		Stage1:        "nspawn",
-		APIEndpoint:   "localhost:15441",
-		CNIConfDir:    "/etc/cni/net.d",
-		CNIBinDir:     "/opt/cni/bin",
-		ShutdownGrace: 5 * time.Second,
+		Dir:              "/var/lib/rkt",
+		RunDir:           "/run/rkt",
+		Stage1:           "nspawn",
+		APIEndpoint:      "localhost:15441",
+		PullStallTimeout: time.Minute,
+		CNIConfDir:       "/etc/cni/net.d",
+		CNIBinDir:        "/opt/cni/bin",
+		ShutdownGrace:    5 * time.Second,
 	}
 }
 
@@ -70,6 +81,7 @@ func (e *FieldError) Unwrap() error { return errdefs.ErrInvalidArgument }
 // checks are all rules of a Config.
 var checks = []func(*Config) error{
 	absolute("Dir", func(c *Config) string { return c.Dir }),
+	absolute("RunDir", func(c *Config) string { return c.RunDir }),
 	absolute("CNIConfDir", func(c *Config) string { return c.CNIConfDir }),
 	absolute("CNIBinDir", func(c *Config) string { return c.CNIBinDir }),
 	absoluteOrEmpty("RktPath", func(c *Config) string { return c.RktPath }),
@@ -77,7 +89,9 @@ var checks = []func(*Config) error{
 	socketFits,
 	stage1Known,
 	apiEndpointParses,
-	gracePositive,
+	pinsMatch,
+	positive("PullStallTimeout", func(c *Config) time.Duration { return c.PullStallTimeout }),
+	positive("ShutdownGrace", func(c *Config) time.Duration { return c.ShutdownGrace }),
 }
 
 // Validate runs every check and joins what they find, each a [*FieldError].
@@ -153,9 +167,20 @@ func apiEndpointParses(c *Config) error {
 	return nil
 }
 
-func gracePositive(c *Config) error {
-	if c.ShutdownGrace <= 0 {
-		return &FieldError{"ShutdownGrace", c.ShutdownGrace, "must be more than zero"}
+func positive(field string, get func(*Config) time.Duration) func(*Config) error {
+	return func(c *Config) error {
+		if v := get(c); v <= 0 {
+			return &FieldError{field, v, "must be more than zero"}
+		}
+		return nil
+	}
+}
+
+func pinsMatch(c *Config) error {
+	for _, pattern := range c.PinnedImages {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return &FieldError{"PinnedImages", pattern, "is no pattern of path.Match"}
+		}
 	}
 	return nil
 }

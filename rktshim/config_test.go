@@ -34,6 +34,9 @@ func TestBadValueIsNamedWithItsField(t *testing.T) {
 		{"APIEndpoint", func(c *Config) { c.APIEndpoint = "localhost:0" }, "port between"},
 		{"APIEndpoint", func(c *Config) { c.APIEndpoint = "localhost:http" }, "port between"},
 		{"APIEndpoint", func(c *Config) { c.APIEndpoint = ":15441" }, "name a host"},
+		{"RunDir", func(c *Config) { c.RunDir = "run" }, "absolute"},
+		{"PinnedImages", func(c *Config) { c.PinnedImages = []string{"ok/*", "["} }, "no pattern"},
+		{"PullStallTimeout", func(c *Config) { c.PullStallTimeout = -1 }, "more than zero"},
 		{"ShutdownGrace", func(c *Config) { c.ShutdownGrace = 0 }, "more than zero"},
 	} {
 		cfg := DefaultConfig()
@@ -60,7 +63,7 @@ func TestAllBadValuesAreReportedAtOnce(t *testing.T) {
 		require.True(t, errors.As(e, &fe))
 		fields = append(fields, fe.Field)
 	}
-	require.Equal(t, []string{"Dir", "CNIConfDir", "CNIBinDir", "Stage1", "APIEndpoint", "ShutdownGrace"}, fields)
+	require.Equal(t, []string{"Dir", "RunDir", "CNIConfDir", "CNIBinDir", "Stage1", "APIEndpoint", "PullStallTimeout", "ShutdownGrace"}, fields)
 }
 
 func TestStage1IsAcceptedByFlavorAndByImageName(t *testing.T) {

@@ -5,5 +5,7 @@
 //
 // It is the composition root: [New] builds the parts and joins them, [Shim.Run]
 // runs them. Any program that speaks CRI can use it; hyperkube is the one that
-// puts the Kubernetes kubelet in front.
+// puts the Kubernetes kubelet in front. Its main must begin with reexec.Init of
+// go.podman.io/storage, as package image/store explains, and it needs an rkt
+// command (Config.RktPath) to pull images.
 package rktshim

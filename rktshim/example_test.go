@@ -20,7 +20,7 @@ func Example() {
 	defer os.RemoveAll(dir)
 
 	cfg := rktshim.DefaultConfig()
-	cfg.Dir = dir
+	cfg.Dir, cfg.RunDir = dir+"/lib", dir+"/run"
 	shim, err := rktshim.New(cfg)
 	if err != nil {
 		log.Fatal(err)

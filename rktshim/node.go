@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/coreos/go-systemd/v22/util"
@@ -15,14 +14,13 @@ import (
 
 // node answers the calls that are about the runtime as a whole.
 type node struct {
-	dir     string      // Config.Dir
 	systemd func() bool // whether systemd is the init of this node
 
 	mu       sync.Mutex
 	podCIDRs []netip.Prefix // guarded by mu
 }
 
-func newNode(dir string) *node { return &node{dir: dir, systemd: util.IsRunningSystemd} }
+func newNode() *node { return &node{systemd: util.IsRunningSystemd} }
 
 // kubeletAPIVersion is the value of VersionResponse.version: the version of the
 // kubelet's runtime API, which has been this since CRI began. The kubelet only
@@ -83,17 +81,4 @@ func (n *node) UpdateRuntimeConfig(_ context.Context, req *runtimeapi.UpdateRunt
 	defer n.mu.Unlock()
 	n.podCIDRs = cidrs
 	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
-}
-
-// ImageFsInfo implements runtime.v1.ImageService. There are no images yet, so it
-// counts none. The kubelet does not connect without this call, and reads
-// used_bytes and inodes_used without asking whether they are there.
-func (n *node) ImageFsInfo(context.Context, *runtimeapi.ImageFsInfoRequest) (*runtimeapi.ImageFsInfoResponse, error) {
-	none := []*runtimeapi.FilesystemUsage{{
-		Timestamp:  time.Now().UnixNano(),
-		FsId:       &runtimeapi.FilesystemIdentifier{Mountpoint: n.dir},
-		UsedBytes:  &runtimeapi.UInt64Value{},
-		InodesUsed: &runtimeapi.UInt64Value{},
-	}}
-	return &runtimeapi.ImageFsInfoResponse{ImageFilesystems: none, ContainerFilesystems: none}, nil
 }

@@ -2,20 +2,25 @@ package rktshim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/rktnetes/rktshim/image"
+	"github.com/rktnetes/rktshim/image/pull"
+	"github.com/rktnetes/rktshim/image/store"
 	"github.com/rktnetes/rktshim/transport"
 )
 
 // Shim is the runtime: the parts, joined, and the server in front of them.
 type Shim struct {
 	cfg    Config
-	server *transport.Server
 	memory *transport.Endpoint
 	ready  chan struct{}
 }
@@ -24,6 +29,7 @@ type Shim struct {
 // falls through to unimplemented.
 type server struct {
 	*node
+	*image.Service
 	unimplemented
 }
 
@@ -34,24 +40,12 @@ type unimplemented struct {
 	runtimeapi.UnimplementedImageServiceServer
 }
 
-// New checks the configuration and builds the runtime. It starts nothing and
-// touches nothing on disk.
+// New checks the configuration. It starts nothing and touches nothing on disk.
 func New(cfg Config) (*Shim, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	services := &server{node: newNode(cfg.Dir)}
-	return &Shim{
-		cfg: cfg,
-		server: transport.NewServer(
-			transport.ServerConfig{Grace: cfg.ShutdownGrace, TracerProvider: cfg.TracerProvider},
-			func(r grpc.ServiceRegistrar) {
-				runtimeapi.RegisterRuntimeServiceServer(r, services)
-				runtimeapi.RegisterImageServiceServer(r, services)
-			}),
-		memory: transport.Memory(Name),
-		ready:  make(chan struct{}),
-	}, nil
+	return &Shim{cfg: cfg, memory: transport.Memory(Name), ready: make(chan struct{})}, nil
 }
 
 // Endpoint is where the runtime is served in memory. It can be dialled before
@@ -62,13 +56,19 @@ func (s *Shim) Endpoint() *transport.Endpoint { return s.memory }
 // before that it never is.
 func (s *Shim) Ready() <-chan struct{} { return s.ready }
 
-// Run serves CRI until ctx ends, then shuts down in order and returns nil. It
-// returns an error if the runtime could not start, or broke. It can be called
-// once.
-func (s *Shim) Run(ctx context.Context) error {
+// Run builds the parts and serves CRI until ctx ends, then shuts down in order
+// and returns nil. It returns an error if the runtime could not start, or broke.
+// It can be called once.
+func (s *Shim) Run(ctx context.Context) (err error) {
 	if err := os.MkdirAll(s.cfg.Dir, 0o711); err != nil {
 		return fmt.Errorf("make the data folder: %w", err)
 	}
+	images, err := image.New(ctx, s.cfg.images())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, images.Close()) }()
+
 	endpoints := []*transport.Endpoint{s.memory}
 	if s.cfg.CRISocket != "" {
 		endpoints = append(endpoints, transport.Unix(s.cfg.CRISocket))
@@ -79,5 +79,33 @@ func (s *Shim) Run(ctx context.Context) error {
 	}
 	klog.FromContext(ctx).Info("Serving CRI", "runtime", Name, "version", Version, "endpoints", fmt.Sprint(endpoints))
 	close(s.ready)
-	return s.server.Serve(ctx, listeners...)
+
+	// If one part breaks, all end.
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return images.Run(ctx) })
+	g.Go(func() error { return s.newServer(images).Serve(ctx, listeners...) })
+	return g.Wait()
+}
+
+func (s *Shim) newServer(images *image.Service) *transport.Server {
+	services := &server{node: newNode(), Service: images}
+	return transport.NewServer(
+		transport.ServerConfig{Grace: s.cfg.ShutdownGrace, TracerProvider: s.cfg.TracerProvider},
+		func(r grpc.ServiceRegistrar) {
+			runtimeapi.RegisterRuntimeServiceServer(r, services)
+			runtimeapi.RegisterImageServiceServer(r, services)
+		})
+}
+
+// images is the configuration of the image part.
+func (c *Config) images() image.Config {
+	worker := []string{"/proc/self/exe", "rkt", "image-worker"}
+	if c.RktPath != "" {
+		worker = []string{c.RktPath, "image-worker"}
+	}
+	return image.Config{
+		Store:  store.Config{Root: filepath.Join(c.Dir, "images"), RunRoot: filepath.Join(c.RunDir, "images"), Pinned: c.PinnedImages},
+		Pull:   pull.Config{StallTimeout: c.PullStallTimeout},
+		Worker: worker,
+	}
 }

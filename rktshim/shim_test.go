@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
+	"go.podman.io/storage/pkg/reexec"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -18,7 +19,12 @@ import (
 	"github.com/rktnetes/rktshim/transport"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if reexec.Init() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // start runs a shim and gives a client of e, or of memory if e is nil.
 func start(t *testing.T, cfg Config, e *transport.Endpoint) *grpc.ClientConn {
@@ -45,6 +51,7 @@ func start(t *testing.T, cfg Config, e *transport.Endpoint) *grpc.ClientConn {
 func testConfig(t *testing.T) Config {
 	cfg := DefaultConfig()
 	cfg.Dir = filepath.Join(t.TempDir(), "rkt")
+	cfg.RunDir = t.TempDir()
 	return cfg
 }
 
@@ -121,7 +128,7 @@ func TestCgroupDriverFollowsTheInit(t *testing.T) {
 }
 
 func TestPodCIDRsAreKeptUntilGoodOnesReplaceThem(t *testing.T) {
-	n := newNode(t.TempDir())
+	n := newNode()
 	update := func(list string) error {
 		_, err := n.UpdateRuntimeConfig(t.Context(), &runtimeapi.UpdateRuntimeConfigRequest{RuntimeConfig: &runtimeapi.RuntimeConfig{
 			NetworkConfig: &runtimeapi.NetworkConfig{PodCidr: list}}})
@@ -148,7 +155,7 @@ func TestImageFsInfoHasTheFieldsThatTheKubeletReadsUnchecked(t *testing.T) {
 	for _, fs := range append(r.GetImageFilesystems(), r.GetContainerFilesystems()...) {
 		require.NotNil(t, fs.UsedBytes)
 		require.NotNil(t, fs.InodesUsed)
-		require.Equal(t, cfg.Dir, fs.GetFsId().GetMountpoint())
+		require.Equal(t, filepath.Join(cfg.Dir, "images"), fs.GetFsId().GetMountpoint())
 		require.NotZero(t, fs.GetTimestamp())
 	}
 	require.Len(t, r.GetImageFilesystems(), 1)

@@ -15,8 +15,10 @@ import (
 )
 
 // streamWorkers is how many goroutines stay to serve calls: without them each
-// call pays for a new goroutine growing its stack. README.md, "The transport in
-// figures", has the gain.
+// call pays for a new goroutine growing its stack. Version in memory takes 21 µs
+// with them and 26 µs without, with 8 callers 83 and 99 µs ("go run ./bench
+// -trials" in tools/). Larger windows save 12 allocations a call and 3 µs of the
+// smallest, nothing of others, so gRPC's own stay.
 const streamWorkers = 8
 
 // ServerConfig is what a [Server] needs besides its services.

@@ -27,13 +27,16 @@ const (
 // flagOf names the flag that sets a field of the runtime's config, so that a bad
 // value is reported by the name that the user typed.
 var flagOf = map[string]string{
-	"Dir":         "rkt-dir",
-	"RktPath":     "rkt-path",
-	"Stage1":      "rkt-stage1-image",
-	"APIEndpoint": "rkt-api-endpoint",
-	"CRISocket":   "rkt-cri-socket",
-	"CNIConfDir":  "cni-conf-dir",
-	"CNIBinDir":   "cni-bin-dir",
+	"Dir":              "rkt-dir",
+	"RunDir":           "rkt-run-dir",
+	"RktPath":          "rkt-path",
+	"Stage1":           "rkt-stage1-image",
+	"APIEndpoint":      "rkt-api-endpoint",
+	"CRISocket":        "rkt-cri-socket",
+	"PinnedImages":     "rkt-pinned-images",
+	"PullStallTimeout": "rkt-pull-stall-timeout",
+	"CNIConfDir":       "cni-conf-dir",
+	"CNIBinDir":        "cni-bin-dir",
 }
 
 func newFlags() *flags {
@@ -41,10 +44,13 @@ func newFlags() *flags {
 	c := &f.config
 	f.set.StringVar(&f.containerRuntime, "container-runtime", "", "Where the container runtime is: \"rkt\" is the one in this process, the same as --feature-gates=RktShim=true; \"remote\" is the one behind --container-runtime-endpoint, as without this flag.")
 	f.set.StringVar(&c.Dir, "rkt-dir", c.Dir, "Folder of the pods and images of the runtime in this process.")
-	f.set.StringVar(&c.RktPath, "rkt-path", c.RktPath, "Absolute path of the rkt command that the runtime hands heavy work to. Empty: this binary's own \"rkt\" subcommand.")
+	f.set.StringVar(&c.RunDir, "rkt-run-dir", c.RunDir, "Folder of what must vanish at a reboot.")
+	f.set.StringVar(&c.RktPath, "rkt-path", c.RktPath, "Absolute path of the rkt command that pulls images, in a process of its own. Empty: this binary's own \"rkt\" subcommand.")
 	f.set.StringVar(&c.Stage1, "rkt-stage1-image", c.Stage1, "How pods are isolated that do not choose it themselves: nspawn, lean or fly, or one of rkt's names for them (coreos.com/rkt/stage1-coreos, .../stage1-lean, .../stage1-fly).")
 	f.set.StringVar(&c.APIEndpoint, "rkt-api-endpoint", c.APIEndpoint, "Host and port of rkt's read-only API. Checked, but not served yet.")
 	f.set.StringVar(&c.CRISocket, "rkt-cri-socket", c.CRISocket, "Unix socket on which the runtime serves CRI beside memory, for crictl, e.g. /run/rktshim/cri.sock. Empty: none.")
+	f.set.StringSliceVar(&c.PinnedImages, "rkt-pinned-images", c.PinnedImages, "Patterns of image tags that the kubelet's garbage collection leaves alone, e.g. registry.k8s.io/*.")
+	f.set.DurationVar(&c.PullStallTimeout, "rkt-pull-stall-timeout", c.PullStallTimeout, "How long a registry may send nothing before a pull fails.")
 	f.set.StringVar(&c.CNIConfDir, "cni-conf-dir", c.CNIConfDir, "Folder of the CNI network configurations.")
 	f.set.StringVar(&c.CNIBinDir, "cni-bin-dir", c.CNIBinDir, "Folder of the CNI plugins.")
 	return f

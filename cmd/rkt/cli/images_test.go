@@ -1,0 +1,135 @@
+package cli
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/rktnetes/rktshim/image/store"
+)
+
+// find counts the files of a name below the store.
+func (n *node) find(name string) (count int) {
+	require.NoError(n.t, filepath.WalkDir(n.path("data"), func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Name() == name {
+			count++
+		}
+		return err
+	}))
+	return count
+}
+
+func TestRemoveTakesNamesAndIDsAndForgivesWhatIsGone(t *testing.T) {
+	n := newNode(t)
+	id := lastLine(n.rkt("fetch", "--full", n.aci("x.aci", appManifest), "--name=a:1", "--name=b:1"))
+	code, stdout, stderr := n.try("image", "rm", "nothing", "docker://a:1", "sha256:00")
+	require.Equal(t, 0, code)
+	require.Equal(t, fmt.Sprintf("successfully removed image: %q\n", id), stdout)
+	require.Contains(t, stderr, `rm: cannot find an image satisfying "nothing" in the local store`)
+	require.Contains(t, stderr, `rm: 1 image(s) successfully removed`)
+	require.Empty(t, n.list())
+	require.Zero(t, n.find("app"), "its layer is gone too")
+	n.fails(`rm: parse image name "A B"`, "image", "rm", "A B")
+}
+
+func TestRemoveAndGCSpareAnImageInUse(t *testing.T) {
+	n := newNode(t)
+	id := lastLine(n.rkt("fetch", "--full", n.aci("x.aci", appManifest)))
+	s, err := store.Open(t.Context(), store.Config{Root: n.path("data/images"), RunRoot: n.path("run")})
+	require.NoError(t, err)
+	defer s.Close()
+	_, err = s.CreateRoot(t.Context(), "c1", id, store.RootOptions{})
+	require.NoError(t, err)
+	n.fails("rm: remove image "+id+": used by container c1", "image", "rm", id)
+	_, _, stderr := n.try("image", "gc", "--grace-period=0s")
+	require.Contains(t, stderr, "gc: 0 image(s)")
+	require.Len(t, n.list(), 1)
+	require.NoError(t, s.RemoveRoot(t.Context(), "c1"))
+	require.Empty(t, n.rkt("image", "gc"), "within the grace period of a day")
+	require.Equal(t, fmt.Sprintf("successfully removed image: %q\n", id), n.rkt("image", "gc", "--grace-period=0s"))
+	require.Empty(t, n.list())
+}
+
+func TestVerifyFindsDamageAndFetchRepairsIt(t *testing.T) {
+	n := newNode(t)
+	file := n.aci("x.aci", appManifest)
+	id := lastLine(n.rkt("fetch", "--full", file))
+	other := lastLine(n.rkt("fetch", "--full", n.aci("y.aci", strings.Replace(appManifest, "/app\"", "/other\"", 1))))
+	_ = other
+	found, err := filepath.Glob(n.path("data/images/overlay/*/diff/bin/app"))
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	require.NoError(t, os.WriteFile(found[0], []byte("another content\n!!"), 0o755))
+
+	code, stdout, stderr := n.try("image", "verify", id)
+	require.Equal(t, 254, code)
+	require.Regexp(t, `^`+id+` damaged: layer [0-9a-f]{12} .*bin/app: .+\n$`, stdout)
+	require.Equal(t, "verify: damaged images found, fetch them again to repair them\n", stderr)
+	code, stdout, _ = n.try("image", "verify", "--format=json")
+	require.Equal(t, 254, code)
+	require.Contains(t, stdout, `"damage":[{"layer":`)
+
+	n.rkt("fetch", file)
+	require.Equal(t, id+" ok\n", n.rkt("image", "verify", id))
+	n.fails(`verify: cannot find an image satisfying "gone"`, "image", "verify", "gone")
+}
+
+func TestExportIsWholeOrNotThere(t *testing.T) {
+	n := newNode(t)
+	id := lastLine(n.rkt("fetch", "--full", n.aci("x.aci", appManifest)))
+	require.NoError(t, os.WriteFile(n.path("taken"), []byte("mine"), 0o600))
+	n.fails("export: taken exists already, give --overwrite", "image", "export", id, "taken")
+	n.rkt("image", "export", id, "taken", "--overwrite")
+	require.Equal(t, id, lastLine(n.rkt("fetch", "--full", "./taken")))
+	n.fails("export: export image", "image", "export", id, "no/such/folder")
+	n.fails("cannot find", "image", "export", "gone", "x")
+	n.fails("cat-manifest: cannot find", "image", "cat-manifest", "gone")
+
+	// A disk of 4 KiB, in a mount namespace of its own.
+	full := n.path("full")
+	require.NoError(t, os.Mkdir(full, 0o700))
+	out, err := exec.CommandContext(t.Context(), "unshare", "-m", "sh", "-c",
+		`mount -t tmpfs -o size=4k none "$1" && "$2" --dir="$3/data" --run-dir="$3/run" image export "$4" "$1/x"; code=$?; ls -A "$1"; exit $code`,
+		"sh", full, n.bin, n.dir, id).CombinedOutput()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	require.Equal(t, 254, exit.ExitCode())
+	require.Regexp(t, `^export: .*no space left on device\n$`, string(out), "and no file is left")
+}
+
+func TestAnImageWithoutATagExportsAsOCIOnly(t *testing.T) {
+	n := newNode(t)
+	id := lastLine(n.rkt("fetch", "--full", n.aci("x.aci", strings.Replace(appManifest, "example.com/app", "a~b", 1))))
+	n.fails("a docker-archive needs a tag and the image has none", "image", "export", id, "x", "--format=docker-archive")
+	n.rkt("image", "export", id, "x")
+	require.Equal(t, id, lastLine(n.rkt("fetch", "--full", "./x")))
+}
+
+func TestOnlyRootMayTouchTheStore(t *testing.T) {
+	n := newNode(t)
+	require.NoError(t, os.Chmod(ownDir(), 0o755))
+	require.NoError(t, os.Chmod(n.dir, 0o755))
+	cmd := n.command("image", "list")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	require.Equal(t, "list: the image store belongs to root: run this as root\n", string(out))
+}
+
+func TestAStoreThatCannotBeOpenedIsOneClearLine(t *testing.T) {
+	n := newNode(t)
+	require.NoError(t, os.WriteFile(n.path("data"), nil, 0o600))
+	n.fails("list: open image store "+n.path("data/images"), "image", "list")
+}
+
+func TestWorkerWithoutItsSocketFails(t *testing.T) {
+	n := newNode(t)
+	n.fails("image-worker: ", "image-worker")
+}

@@ -1,0 +1,80 @@
+package cli
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/rktnetes/rktshim/image/store"
+)
+
+const defaultDir = "/var/lib/rkt"
+
+// config tells where the store of --dir is.
+func (g *global) config() (store.Config, error) {
+	dir, err := filepath.Abs(g.dir)
+	if err != nil {
+		return store.Config{}, fmt.Errorf("--dir: %w", err)
+	}
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = real
+	}
+	cfg := store.Config{Root: filepath.Join(dir, "images"), RunRoot: g.runDir}
+	switch {
+	case g.runDir != "" && !filepath.IsAbs(g.runDir):
+		return store.Config{}, fmt.Errorf("--run-dir: %q is not an absolute path", g.runDir)
+	case g.runDir != "":
+	case dir == defaultDir:
+		cfg.RunRoot = store.DefaultRunRoot
+	default: // another store must not share mount counts with the node's
+		sum := sha256.Sum256([]byte(dir))
+		cfg.RunRoot = store.DefaultRunRoot + "-" + hex.EncodeToString(sum[:6])
+	}
+	return cfg, nil
+}
+
+// withStore runs work on the opened store.
+func (g *global) withStore(ctx context.Context, work func(*store.Store) error) (err error) {
+	cfg, err := g.config()
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("the image store belongs to root: run this as root")
+	}
+	s, err := store.Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return work(s)
+}
+
+// find looks an image up by what an operator types: an id, the start of one, or
+// a name, which may carry rkt's prefix docker://.
+func find(s *store.Store, arg string) (*store.Image, error) {
+	img, err := s.Get(strings.TrimPrefix(arg, dockerPrefix))
+	if errdefs.IsNotFound(err) {
+		return nil, fmt.Errorf("cannot find an image satisfying %q in the local store: %w", arg, errdefs.ErrNotFound)
+	}
+	return img, err
+}
+
+const dockerPrefix = "docker://"
+
+// shortID is an id as it is shown without --full. Every command accepts it.
+func shortID(id string) string { return id[:min(len(id), len("sha256:")+12)] }
+
+func showID(id string, full bool) string {
+	if full {
+		return id
+	}
+	return shortID(id)
+}

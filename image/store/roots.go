@@ -1,0 +1,214 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"go.podman.io/storage"
+	"go.podman.io/storage/pkg/idtools"
+	"go.podman.io/storage/types"
+	"golang.org/x/sys/unix"
+)
+
+// Root is the writable root filesystem of one container.
+type Root struct {
+	// ID is the container's id, given by the caller.
+	ID string
+	// ImageID is the id of the image below, as Image.ID.
+	ImageID string
+	// Created is when the root was made.
+	Created time.Time
+	layer   string
+}
+
+// RootOptions are what a root is made with.
+type RootOptions struct {
+	// MountLabel is the SELinux label of its files, empty for none.
+	MountLabel string
+	// MountOptions are overlay's, for example "nodev".
+	MountOptions []string
+	// UIDMap and GIDMap shift the owners of all files, for user namespaces.
+	UIDMap, GIDMap []idtools.IDMap
+}
+
+// CreateRoot makes a writable root on top of an image's layers. It is not yet
+// mounted. The error is NotFound if the image is absent and AlreadyExists if
+// there is a root of that id.
+func (s *Store) CreateRoot(ctx context.Context, id, imageID string, opts RootOptions) (Root, error) {
+	if err := ctx.Err(); err != nil {
+		return Root{}, fmt.Errorf("create root %s: %w", id, err)
+	}
+	if id == "" {
+		return Root{}, fmt.Errorf("create root: id is empty: %w", errdefs.ErrInvalidArgument)
+	}
+	img, err := s.Get(imageID)
+	if err != nil {
+		return Root{}, fmt.Errorf("create root %s: %w", id, err)
+	}
+	co := &storage.ContainerOptions{MountOpts: opts.MountOptions}
+	if len(opts.UIDMap) > 0 || len(opts.GIDMap) > 0 {
+		co.IDMappingOptions = types.IDMappingOptions{UIDMap: opts.UIDMap, GIDMap: opts.GIDMap}
+	} else {
+		co.IDMappingOptions = types.IDMappingOptions{HostUIDMapping: true, HostGIDMapping: true}
+	}
+	if opts.MountLabel != "" {
+		co.Flags = map[string]any{"MountLabel": opts.MountLabel}
+	}
+	c, err := s.lib.CreateContainer(id, nil, img.Hex(), "", "", co)
+	switch {
+	case errors.Is(err, storage.ErrDuplicateID):
+		return Root{}, fmt.Errorf("create root %s: %w: %w", id, err, errdefs.ErrAlreadyExists)
+	case errors.Is(err, storage.ErrImageUnknown):
+		return Root{}, fmt.Errorf("create root %s of image %s: %w", id, img.ID, errdefs.ErrNotFound)
+	case err != nil:
+		return Root{}, fmt.Errorf("create root %s of image %s: %w", id, img.ID, err)
+	}
+	s.touch(img)
+	return rootOf(c), nil
+}
+
+func rootOf(c *storage.Container) Root {
+	return Root{ID: c.ID, ImageID: "sha256:" + c.ImageID, Created: c.Created, layer: c.LayerID}
+}
+
+// Mount mounts a root and gives the path of its filesystem. Each Mount needs
+// an Unmount, unless RemoveRoot follows. The error is NotFound if there is no
+// such root.
+func (s *Store) Mount(ctx context.Context, id string) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("mount root %s: %w", id, err)
+	}
+	c, err := s.container(id)
+	if err != nil {
+		return "", fmt.Errorf("mount root %s: %w", id, err)
+	}
+	label, _ := c.Flags["MountLabel"].(string)
+	// The library gives "/" to user 0 at each mount, whatever the image says.
+	var owner unix.Stat_t
+	if err := unix.Stat(s.diffPath(c.LayerID), &owner); err != nil {
+		return "", fmt.Errorf("mount root %s: stat its files: %w", id, err)
+	}
+	path, err := s.lib.Mount(c.ID, label)
+	if err != nil {
+		return "", fmt.Errorf("mount root %s: %w", id, err)
+	}
+	if (owner.Uid|owner.Gid) != 0 && len(c.UIDMap)+len(c.GIDMap) == 0 {
+		if err := os.Lchown(path, int(owner.Uid), int(owner.Gid)); err != nil {
+			return "", fmt.Errorf("mount root %s: %w", id, errors.Join(err, s.Unmount(ctx, id)))
+		}
+	}
+	return path, nil
+}
+
+// Unmount takes back one Mount. A root that is not mounted, or gone, gives nil.
+func (s *Store) Unmount(_ context.Context, id string) error {
+	return s.unmount(id, false)
+}
+
+func (s *Store) unmount(id string, all bool) error {
+	c, err := s.container(id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("unmount root %s: %w", id, err)
+	}
+	_, err = s.lib.Unmount(c.ID, all)
+	if err != nil && !errors.Is(err, storage.ErrLayerNotMounted) && !errors.Is(err, storage.ErrLayerUnknown) {
+		return fmt.Errorf("unmount root %s: %w", id, err)
+	}
+	return nil
+}
+
+// RemoveRoot unmounts a root, however often it was mounted, and deletes it with
+// everything that was written to it. Removing one that is not there gives nil.
+func (s *Store) RemoveRoot(_ context.Context, id string) error {
+	c, err := s.container(id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove root %s: %w", id, err)
+	}
+	if err := s.unmount(id, true); err != nil {
+		return fmt.Errorf("remove root: %w", err)
+	}
+	if err := s.lib.DeleteContainer(c.ID); err != nil && !errors.Is(err, storage.ErrContainerUnknown) {
+		return fmt.Errorf("remove root %s: %w", id, err)
+	}
+	s.usage.dropRoot(id)
+	return nil
+}
+
+// Roots lists all roots.
+func (s *Store) Roots() ([]Root, error) {
+	containers, err := s.lib.Containers()
+	if err != nil {
+		return nil, fmt.Errorf("list roots: %w", err)
+	}
+	roots := make([]Root, 0, len(containers))
+	for i := range containers {
+		roots = append(roots, rootOf(&containers[i]))
+	}
+	return roots, nil
+}
+
+// RootsOf lists the ids of the roots made from an image.
+func (s *Store) RootsOf(imageID string) ([]string, error) {
+	roots, err := s.Roots()
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, r := range roots {
+		if r.ImageID == imageID {
+			ids = append(ids, r.ID)
+		}
+	}
+	return ids, nil
+}
+
+// container finds a root by its whole id; the library would take a prefix too.
+func (s *Store) container(id string) (*storage.Container, error) {
+	c, err := s.lib.Container(id)
+	if errors.Is(err, storage.ErrContainerUnknown) || (err == nil && c.ID != id) {
+		return nil, fmt.Errorf("no such root: %w", errdefs.ErrNotFound)
+	}
+	return c, err
+}
+
+// MountImage mounts an image's own files read-only, for image volumes. Each
+// call needs an UnmountImage. The error is NotFound if the image is absent.
+func (s *Store) MountImage(ctx context.Context, imageID string) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("mount image %s: %w", imageID, err)
+	}
+	img, err := s.Get(imageID)
+	if err != nil {
+		return "", fmt.Errorf("mount image %s: %w", imageID, err)
+	}
+	if img.TopLayer == "" {
+		return "", fmt.Errorf("mount image %s: it has no layers: %w", imageID, errdefs.ErrFailedPrecondition)
+	}
+	path, err := s.lib.MountImage(img.Hex(), nil, "")
+	if err != nil {
+		return "", fmt.Errorf("mount image %s: %w", imageID, err)
+	}
+	s.touch(img)
+	return path, nil
+}
+
+// UnmountImage takes back one MountImage. An image that is not mounted, or
+// gone, gives nil.
+func (s *Store) UnmountImage(_ context.Context, imageID string) error {
+	_, err := s.lib.UnmountImage(strings.TrimPrefix(imageID, "sha256:"), false)
+	if err != nil && !errors.Is(err, storage.ErrLayerNotMounted) && !errors.Is(err, storage.ErrImageUnknown) {
+		return fmt.Errorf("unmount image %s: %w", imageID, err)
+	}
+	return nil
+}
