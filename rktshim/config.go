@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/rktnetes/rktshim/internal/rundir"
 	"github.com/rktnetes/rktshim/transport"
 )
 
@@ -21,7 +22,8 @@ import (
 type Config struct {
 	// Dir holds what must survive a reboot: pods, images, records.
 	Dir string
-	// RunDir holds what must vanish at a reboot: sockets, mount counts.
+	// RunDir holds what must vanish at a reboot: sockets, mount counts. Empty:
+	// the one that belongs to Dir, which rkt finds as well (internal/rundir).
 	RunDir string
 	// RktPath is the rkt command that pulls images, in a process of its own.
 	// Empty: this binary's own "rkt" subcommand, which hyperkube has.
@@ -52,8 +54,7 @@ type Config struct {
 // DefaultConfig is a configuration for a node on which nothing was set.
 func DefaultConfig() Config {
 	return Config{
-		Dir:              "/var/lib/rkt",
-		RunDir:           "/run/rkt",
+		Dir:              rundir.DefaultDir,
 		Stage1:           "nspawn",
 		APIEndpoint:      "localhost:15441",
 		PullStallTimeout: time.Minute,
@@ -81,7 +82,7 @@ func (e *FieldError) Unwrap() error { return errdefs.ErrInvalidArgument }
 // checks are all rules of a Config.
 var checks = []func(*Config) error{
 	absolute("Dir", func(c *Config) string { return c.Dir }),
-	absolute("RunDir", func(c *Config) string { return c.RunDir }),
+	absoluteOrEmpty("RunDir", func(c *Config) string { return c.RunDir }),
 	absolute("CNIConfDir", func(c *Config) string { return c.CNIConfDir }),
 	absolute("CNIBinDir", func(c *Config) string { return c.CNIBinDir }),
 	absoluteOrEmpty("RktPath", func(c *Config) string { return c.RktPath }),

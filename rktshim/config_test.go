@@ -63,7 +63,7 @@ func TestAllBadValuesAreReportedAtOnce(t *testing.T) {
 		require.True(t, errors.As(e, &fe))
 		fields = append(fields, fe.Field)
 	}
-	require.Equal(t, []string{"Dir", "RunDir", "CNIConfDir", "CNIBinDir", "Stage1", "APIEndpoint", "PullStallTimeout", "ShutdownGrace"}, fields)
+	require.Equal(t, []string{"Dir", "CNIConfDir", "CNIBinDir", "Stage1", "APIEndpoint", "PullStallTimeout", "ShutdownGrace"}, fields)
 }
 
 func TestStage1IsAcceptedByFlavorAndByImageName(t *testing.T) {

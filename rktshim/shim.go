@@ -15,6 +15,7 @@ import (
 	"github.com/rktnetes/rktshim/image"
 	"github.com/rktnetes/rktshim/image/pull"
 	"github.com/rktnetes/rktshim/image/store"
+	"github.com/rktnetes/rktshim/internal/rundir"
 	"github.com/rktnetes/rktshim/transport"
 )
 
@@ -63,7 +64,11 @@ func (s *Shim) Run(ctx context.Context) (err error) {
 	if err := os.MkdirAll(s.cfg.Dir, 0o711); err != nil {
 		return fmt.Errorf("make the data folder: %w", err)
 	}
-	images, err := image.New(ctx, s.cfg.images())
+	imageConfig, err := s.cfg.images()
+	if err != nil {
+		return err
+	}
+	images, err := image.New(ctx, imageConfig)
 	if err != nil {
 		return err
 	}
@@ -98,14 +103,21 @@ func (s *Shim) newServer(images *image.Service) *transport.Server {
 }
 
 // images is the configuration of the image part.
-func (c *Config) images() image.Config {
+func (c *Config) images() (image.Config, error) {
+	run := c.RunDir
+	if run == "" {
+		var err error
+		if run, err = rundir.Of(c.Dir); err != nil {
+			return image.Config{}, err
+		}
+	}
 	worker := []string{"/proc/self/exe", "rkt", "image-worker"}
 	if c.RktPath != "" {
 		worker = []string{c.RktPath, "image-worker"}
 	}
 	return image.Config{
-		Store:  store.Config{Root: filepath.Join(c.Dir, "images"), RunRoot: filepath.Join(c.RunDir, "images"), Pinned: c.PinnedImages},
+		Store:  store.Config{Root: filepath.Join(c.Dir, "images"), RunRoot: filepath.Join(run, "images"), Pinned: c.PinnedImages},
 		Pull:   pull.Config{StallTimeout: c.PullStallTimeout},
 		Worker: worker,
-	}
+	}, nil
 }

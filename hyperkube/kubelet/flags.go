@@ -44,7 +44,7 @@ func newFlags() *flags {
 	c := &f.config
 	f.set.StringVar(&f.containerRuntime, "container-runtime", "", "Where the container runtime is: \"rkt\" is the one in this process, the same as --feature-gates=RktShim=true; \"remote\" is the one behind --container-runtime-endpoint, as without this flag.")
 	f.set.StringVar(&c.Dir, "rkt-dir", c.Dir, "Folder of the pods and images of the runtime in this process.")
-	f.set.StringVar(&c.RunDir, "rkt-run-dir", c.RunDir, "Folder of what must vanish at a reboot.")
+	f.set.StringVar(&c.RunDir, "rkt-run-dir", c.RunDir, "Folder of what must vanish at a reboot. Empty: the one that belongs to --rkt-dir, below /run.")
 	f.set.StringVar(&c.RktPath, "rkt-path", c.RktPath, "Absolute path of the rkt command that pulls images, in a process of its own. Empty: this binary's own \"rkt\" subcommand.")
 	f.set.StringVar(&c.Stage1, "rkt-stage1-image", c.Stage1, "How pods are isolated that do not choose it themselves: nspawn, lean or fly, or one of rkt's names for them (coreos.com/rkt/stage1-coreos, .../stage1-lean, .../stage1-fly).")
 	f.set.StringVar(&c.APIEndpoint, "rkt-api-endpoint", c.APIEndpoint, "Host and port of rkt's read-only API. Checked, but not served yet.")

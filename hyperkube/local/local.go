@@ -32,6 +32,7 @@ func (n node) lockFile() string   { return filepath.Join(n.dir, "lock") }
 func (n node) kubeletLog() string { return filepath.Join(n.dir, "log", "kubelet.log") }
 func (n node) upLog() string      { return filepath.Join(n.dir, "log", "local-up.log") }
 func (n node) config() string     { return filepath.Join(n.dir, "kubelet.yaml") }
+func (n node) rktDir() string     { return filepath.Join(n.dir, "rkt") }
 func (n node) criSocket() string  { return filepath.Join(n.dir, "cri.sock") }
 
 // errRunning is returned by lock while the node runs.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/rktnetes/rktshim/internal/rundir"
 )
 
 // kubeletDir is a folder that every kubelet makes for its device plugins,
@@ -37,11 +39,23 @@ func (n node) removeTraces() (removed []string, err error) {
 	if len(cgroups) > 0 {
 		removed = append(removed, fmt.Sprintf("the cgroup %s in %d hierarchies", cgroupName, len(cgroups)))
 	}
-	mounts, err := unmountBelow(n.dir)
+	run, err := rundir.Of(n.rktDir())
 	if err != nil {
 		return removed, err
 	}
-	removed = append(removed, mounts...)
+	for _, dir := range []string{run, n.dir} {
+		mounts, err := unmountBelow(dir)
+		removed = append(removed, mounts...)
+		if err != nil {
+			return removed, err
+		}
+	}
+	if _, err := os.Stat(run); err == nil {
+		if err := os.RemoveAll(run); err != nil {
+			return removed, err
+		}
+		removed = append(removed, run)
+	}
 	if _, err := os.Stat(n.madeKubeletDir()); err == nil {
 		if err := os.RemoveAll(kubeletDir); err != nil {
 			return removed, err

@@ -166,7 +166,7 @@ func (n node) startKubelet(p *progress) (*child, error) {
 	done = p.step("start the kubelet")
 	k, err := startChild(n.kubeletLog(), "kubelet",
 		"--container-runtime=rkt", "--config="+n.config(), "--root-dir="+n.dir+"/kubelet", "--cert-dir="+n.dir+"/pki",
-		"--rkt-dir="+n.dir+"/rkt", "--rkt-run-dir="+n.dir+"/run", "--rkt-cri-socket="+n.criSocket())
+		"--rkt-dir="+n.rktDir(), "--rkt-cri-socket="+n.criSocket())
 	if err != nil {
 		return nil, fmt.Errorf("start the kubelet: %w", err)
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/stretchr/testify/require"
+
+	"github.com/rktnetes/rktshim/internal/rundir"
 )
 
 // run executes rkt in this process, as main does.
@@ -167,7 +169,7 @@ func TestInsecureOptionsAddUpAndTheLastFlagCounts(t *testing.T) {
 }
 
 func TestAStoreElsewhereHasItsOwnRunDirectory(t *testing.T) {
-	def, err := (&global{dir: defaultDir}).config()
+	def, err := (&global{dir: rundir.DefaultDir}).config()
 	require.NoError(t, err)
 	require.Equal(t, "/var/lib/rkt/images", def.Root)
 	require.Equal(t, "/run/rkt/images", def.RunRoot)

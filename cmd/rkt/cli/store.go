@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -13,9 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/rktnetes/rktshim/image/store"
+	"github.com/rktnetes/rktshim/internal/rundir"
 )
-
-const defaultDir = "/var/lib/rkt"
 
 // config tells where the store of --dir is.
 func (g *global) config() (store.Config, error) {
@@ -26,18 +23,16 @@ func (g *global) config() (store.Config, error) {
 	if real, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = real
 	}
-	cfg := store.Config{Root: filepath.Join(dir, "images"), RunRoot: g.runDir}
+	run := g.runDir
 	switch {
-	case g.runDir != "" && !filepath.IsAbs(g.runDir):
-		return store.Config{}, fmt.Errorf("--run-dir: %q is not an absolute path", g.runDir)
-	case g.runDir != "":
-	case dir == defaultDir:
-		cfg.RunRoot = store.DefaultRunRoot
-	default: // another store must not share mount counts with the node's
-		sum := sha256.Sum256([]byte(dir))
-		cfg.RunRoot = store.DefaultRunRoot + "-" + hex.EncodeToString(sum[:6])
+	case run == "":
+		if run, err = rundir.Of(dir); err != nil {
+			return store.Config{}, fmt.Errorf("--dir: %w", err)
+		}
+	case !filepath.IsAbs(run):
+		return store.Config{}, fmt.Errorf("--run-dir: %q is not an absolute path", run)
 	}
-	return cfg, nil
+	return store.Config{Root: filepath.Join(dir, "images"), RunRoot: filepath.Join(run, "images")}, nil
 }
 
 // withStore runs work on the opened store.
