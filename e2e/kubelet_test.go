@@ -26,7 +26,7 @@ func TestKubeletRunsOnTheRuntimeInItsProcess(t *testing.T) {
 			config: []string{"containerRuntimeEndpoint: memory://rktshim"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			args := append(append(kubeletArgs(t, c.config...), "--rkt-dir="+t.TempDir()), c.flags...)
+			args := append(append(kubeletArgs(t, c.config...), "--rkt-dir="+dataDir(t)), c.flags...)
 
 			k := isolated(t, append([]string{binary(t, "hyperkube"), "kubelet"}, args...)...)
 			k.waitHealthy(t)
@@ -63,7 +63,7 @@ func unixSocketsToARuntime(t *testing.T, p *process) (found []string) {
 
 func TestSameServerAnswersOnItsSocket(t *testing.T) {
 	sock := filepath.Join(t.TempDir(), "cri.sock")
-	args := append(kubeletArgs(t), "--container-runtime=rkt", "--rkt-dir="+t.TempDir(), "--rkt-cri-socket="+sock)
+	args := append(kubeletArgs(t), "--container-runtime=rkt", "--rkt-dir="+dataDir(t), "--rkt-cri-socket="+sock)
 	k := isolated(t, append([]string{binary(t, "hyperkube"), "kubelet"}, args...)...)
 	k.waitHealthy(t)
 	conn, err := grpc.NewClient("unix://"+sock, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -86,7 +86,7 @@ func TestSameServerAnswersOnItsSocket(t *testing.T) {
 // serves a unix socket. Here that is the runtime of a second kubelet.
 func TestStockKubeletRunsOnAUnixSocket(t *testing.T) {
 	sock := filepath.Join(t.TempDir(), "cri.sock")
-	args := append(kubeletArgs(t), "--container-runtime=rkt", "--rkt-dir="+t.TempDir(), "--rkt-cri-socket="+sock)
+	args := append(kubeletArgs(t), "--container-runtime=rkt", "--rkt-dir="+dataDir(t), "--rkt-cri-socket="+sock)
 	server := isolated(t, append([]string{binary(t, "hyperkube"), "kubelet"}, args...)...)
 	server.waitHealthy(t)
 
@@ -107,7 +107,7 @@ func TestStockKubeletRunsOnAUnixSocket(t *testing.T) {
 
 func TestStartThatCannotBeIsRefusedWithItsReason(t *testing.T) {
 	busy := filepath.Join(t.TempDir(), "cri.sock")
-	args := append(kubeletArgs(t), "--container-runtime=rkt", "--rkt-dir="+t.TempDir(), "--rkt-cri-socket="+busy)
+	args := append(kubeletArgs(t), "--container-runtime=rkt", "--rkt-dir="+dataDir(t), "--rkt-cri-socket="+busy)
 	first := isolated(t, append([]string{binary(t, "hyperkube"), "kubelet"}, args...)...)
 	first.waitHealthy(t)
 	file := filepath.Join(t.TempDir(), "file")
@@ -130,7 +130,7 @@ func TestStartThatCannotBeIsRefusedWithItsReason(t *testing.T) {
 		{"another runtime's endpoint", []string{"--container-runtime=rkt"}, []string{"containerRuntimeEndpoint: unix:///run/crio/crio.sock"}, "is unix:///run/crio/crio.sock: unset it"},
 		{"another image service", []string{"--container-runtime=rkt"}, []string{"imageServiceEndpoint: unix:///run/x.sock"}, "is unix:///run/x.sock: unset it"},
 		{"memory without the gate", []string{"--container-runtime-endpoint=memory://rktshim"}, nil, "needs --container-runtime=rkt"},
-		{"socket of a live server", []string{"--container-runtime=rkt", "--rkt-dir=" + t.TempDir(), "--rkt-cri-socket=" + busy}, nil, "a live server holds " + busy + ".lock"},
+		{"socket of a live server", []string{"--container-runtime=rkt", "--rkt-dir=" + dataDir(t), "--rkt-cri-socket=" + busy}, nil, "a live server holds " + busy + ".lock"},
 		{"data folder that is a file", []string{"--container-runtime=rkt", "--rkt-dir=" + file}, nil, "start the runtime in this process: make the data folder: mkdir " + file},
 		{"flag that nobody knows", []string{"--rkt-dri=/x"}, nil, "unknown flag: --rkt-dri"},
 	} {

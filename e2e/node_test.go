@@ -33,36 +33,51 @@ const cgroupPrefix = "rktshim-e2e-"
 // started in and become the command in its arguments.
 const insideEnv = "RKTSHIM_E2E_INSIDE"
 
-// kubeletDir is a path that every kubelet writes to, whatever its --root-dir.
-const kubeletDir = "/var/lib/kubelet"
+// kubeletDir is a path that every kubelet writes to, whatever its --root-dir, and
+// containersDir one that tells how registries are reached. Isolated processes
+// have their own.
+const (
+	kubeletDir    = "/var/lib/kubelet"
+	containersDir = "/etc/containers"
+)
+
+// registriesConf makes the registries that tests serve known as plain http.
+const registriesConf = "[[registry]]\nlocation = \"127.0.0.1:5000\"\ninsecure = true\n"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(insideEnv) != "" {
 		fmt.Fprintln(os.Stderr, "e2e:", becomeCommand(os.Args[1:]))
 		os.Exit(125)
 	}
-	_, err := os.Stat(kubeletDir)
+	var made []string // mount points that isolated needs and this machine lacks
+	for _, dir := range []string{kubeletDir, containersDir} {
+		if err := os.Mkdir(dir, 0o755); err == nil {
+			made = append(made, dir)
+		}
+	}
 	sweep()
 	code := m.Run()
 	sweep()
-	if errors.Is(err, os.ErrNotExist) {
-		os.Remove(kubeletDir) // what isolated needs as a mount point
+	for _, dir := range made {
+		os.Remove(dir)
 	}
 	os.Exit(code)
 }
 
-// becomeCommand runs in new namespaces: private mounts, an empty kubeletDir, and a
-// network with loopback and a default route, without which the kubelet finds no
+// becomeCommand runs in new namespaces: private mounts, a kubeletDir and
+// a containersDir of its own, and a network with loopback and a default route, without which the kubelet finds no
 // node address.
 func becomeCommand(argv []string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := os.MkdirAll(kubeletDir, 0o755); err != nil {
-		return err
+	for _, dir := range []string{kubeletDir, containersDir} {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+			return fmt.Errorf("mount a tmpfs over %s: %w", dir, err)
+		}
 	}
-	if err := unix.Mount("tmpfs", kubeletDir, "tmpfs", 0, ""); err != nil {
-		return fmt.Errorf("mount a tmpfs over %s: %w", kubeletDir, err)
+	if err := os.WriteFile(containersDir+"/registries.conf", []byte(registriesConf), 0o644); err != nil {
+		return err
 	}
 	for _, c := range []string{
 		"link set lo up", "link add e2e0 type veth peer name e2e1", "addr add 192.0.2.2/24 dev e2e0",
@@ -155,9 +170,31 @@ func (p *process) get(ctx context.Context, url string) (status int, body string,
 	return resp.StatusCode, string(b), err
 }
 
-// dial connects on a thread that is in the process's network namespace for as
-// long as that takes; it is thrown away afterwards.
+// dial connects from inside the process's network namespace.
 func (p *process) dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	nerr := p.inNetwork(func() { conn, err = (&net.Dialer{}).DialContext(ctx, network, addr) })
+	return conn, errors.Join(nerr, err)
+}
+
+// serve serves HTTP inside the process's network namespace until the test ends.
+func (p *process) serve(t *testing.T, addr string, h http.Handler) {
+	t.Helper()
+	var l net.Listener
+	var err error
+	require.NoError(t, p.inNetwork(func() { l, err = net.Listen("tcp", addr) }))
+	require.NoError(t, err)
+	srv := &http.Server{Handler: h}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		srv.Close()
+		<-served
+	})
+}
+
+// inNetwork runs f on a thread that is in the process's network namespace, and is
+// thrown away afterwards.
+func (p *process) inNetwork(f func()) (err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -168,11 +205,11 @@ func (p *process) dial(ctx context.Context, network, addr string) (conn net.Conn
 		}
 		defer ns.Close()
 		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
-			conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
+			f()
 		}
 	}()
 	<-done
-	return conn, err
+	return err
 }
 
 // waitHealthy waits until the kubelet's /healthz says ok.
