@@ -21,7 +21,10 @@ func (s *Service) RemoveImage(_ context.Context, req *runtimeapi.RemoveImageRequ
 		return nil, fmt.Errorf("remove image: image.image is empty: %w", errdefs.ErrInvalidArgument)
 	}
 	img, err := s.store.Get(name)
-	if errdefs.IsNotFound(err) {
+	if errdefs.IsNotFound(err) { // or its records are damaged: Remove finds it all the same
+		if err := s.store.Remove(name); err != nil {
+			return nil, err
+		}
 		return &runtimeapi.RemoveImageResponse{}, nil
 	}
 	if err != nil {

@@ -412,3 +412,28 @@ func BenchmarkListOf200Images(b *testing.B) {
 		}
 	})
 }
+
+func TestAnImageWithDamagedRecordsIsRemovedByItsName(t *testing.T) {
+	reg := registrytest.New(t)
+	img := reg.Push("app", "1", registrytest.Image{Layers: []registrytest.Layer{{Files: registrytest.Files{"a": "b"}}}})
+	s := newService(t, nil)
+	pullOK(t, s, reg.Ref("app", "1"))
+	records, err := filepath.Glob(filepath.Join(s.store.Root(), "overlay-images", strings.TrimPrefix(img.ID(), "sha256:"), "*"))
+	require.NoError(t, err)
+	require.NotEmpty(t, records)
+	for _, r := range records {
+		require.NoError(t, os.WriteFile(r, []byte("{}"), 0o600))
+	}
+	// The index is made anew by whoever comes next: the node agent, restarted.
+	require.NoError(t, s.Close())
+	s, err = New(t.Context(), s.cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	require.Nil(t, status(t, s, reg.Ref("app", "1")), "it counts as absent")
+
+	require.NoError(t, remove(t, s, reg.Ref("app", "1")))
+
+	left, err := s.store.Library().Images()
+	require.NoError(t, err)
+	require.Empty(t, left)
+}

@@ -147,7 +147,8 @@ func (p *plan) parse(mime string) (types.BlobInfo, error) {
 
 var layerTypes = []string{
 	v1.MediaTypeImageLayer, v1.MediaTypeImageLayerGzip, v1.MediaTypeImageLayerZstd,
-	v1.MediaTypeImageLayerNonDistributable, v1.MediaTypeImageLayerNonDistributableGzip, v1.MediaTypeImageLayerNonDistributableZstd, //nolint:staticcheck // deprecated, still served
+	//lint:ignore SA1019 nobody should make them any more, registries still serve them
+	v1.MediaTypeImageLayerNonDistributable, v1.MediaTypeImageLayerNonDistributableGzip, v1.MediaTypeImageLayerNonDistributableZstd,
 	manifest.DockerV2SchemaLayerMediaTypeUncompressed, manifest.DockerV2Schema2LayerMediaType,
 	manifest.DockerV2Schema2ForeignLayerMediaType, manifest.DockerV2Schema2ForeignLayerMediaTypeGzip,
 	"application/vnd.docker.image.rootfs.diff.tar.zstd",

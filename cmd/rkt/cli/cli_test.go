@@ -182,5 +182,5 @@ func TestAStoreElsewhereHasItsOwnRunDirectory(t *testing.T) {
 	b, err := (&global{dir: link}).config()
 	require.NoError(t, err)
 	require.Equal(t, a, b, "by whatever path it is called")
-	require.Regexp(t, `^/run/rkt/images-[0-9a-f]{12}$`, a.RunRoot)
+	require.Regexp(t, `^/run/rkt-[0-9a-f]{12}/images$`, a.RunRoot)
 }
