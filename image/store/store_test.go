@@ -274,6 +274,32 @@ func (h *host) replace(t *testing.T, path string, records any) {
 	h.Store = imagetest.Open(t, h.cfg)
 }
 
+// The library removes all short names of layers together with a layer whose own
+// name is empty, as it is if its making was killed at the wrong moment.
+func TestShortNamesOfLayersAreRestored(t *testing.T) {
+	h := newHost(t)
+	h.image(t, "app", registrytest.Files{"a": "x"}, registrytest.Files{"b": "y"})
+	links := filepath.Join(h.Root(), "overlay", "l")
+	before, err := os.ReadDir(links)
+	require.NoError(t, err)
+	require.Len(t, before, 2)
+	broken := filepath.Join(h.Root(), "overlay", strings.Repeat("a", 64))
+	require.NoError(t, os.Mkdir(broken, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(broken, "link"), nil, 0o600))
+
+	require.NoError(t, h.Recover(t.Context()))
+	require.NoDirExists(t, broken)
+	after, err := os.ReadDir(links)
+	require.NoError(t, err)
+	require.Len(t, after, 2)
+	for i, e := range after {
+		require.Equal(t, before[i].Name(), e.Name())
+		fi, err := os.Stat(filepath.Join(links, e.Name()))
+		require.NoError(t, err)
+		require.True(t, fi.IsDir())
+	}
+}
+
 func TestGCRemovesWhatNobodyUses(t *testing.T) {
 	h := newHost(t)
 	used := h.image(t, "used", registrytest.Files{"a": ""})
