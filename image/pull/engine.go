@@ -152,7 +152,8 @@ func (e *Engine) layers(ctx context.Context, p *plan, src *source, progress Prog
 	var size int64
 	var below *job
 	for _, l := range p.layers {
-		if have, damaged := e.store.HasLayer(l.chain); have && !damaged {
+		have, damaged := e.store.HasLayer(l.chain)
+		if have && !damaged {
 			n, err := e.store.LayerSize(l.chain)
 			if err != nil {
 				return 0, err
@@ -162,6 +163,7 @@ func (e *Engine) layers(ctx context.Context, p *plan, src *source, progress Prog
 			progress.tell(Event{Layer: l.blob.Digest, Phase: Present, Bytes: l.blob.Size, Size: l.blob.Size})
 			continue
 		}
+		l.repair = have
 		below = e.join(ctx, l, below, src, progress)
 		mine = append(mine, below)
 	}
@@ -202,7 +204,6 @@ type job struct {
 	layer
 	below   *job // the parent's job; nil if the store has the parent
 	src     *source
-	repair  bool // the store has the layer, damaged
 	cancel  context.CancelCauseFunc
 	fetched atomic.Int64
 
@@ -225,7 +226,6 @@ func (e *Engine) join(ctx context.Context, l layer, below *job, src *source, pro
 		// A job outlives the pull that began it if another shares it.
 		jctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 		j = &job{layer: l, below: below, src: src.hold(), cancel: cancel, done: make(chan struct{})}
-		_, j.repair = e.store.HasLayer(l.chain)
 		e.jobs[l.chain] = j
 		e.wg.Go(func() {
 			defer cancel(nil)

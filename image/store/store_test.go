@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -298,6 +299,36 @@ func TestShortNamesOfLayersAreRestored(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, fi.IsDir())
 	}
+}
+
+func TestALostLayerIsFoundAndFetchedAgain(t *testing.T) {
+	h := newHost(t)
+	id := h.image(t, "app", registrytest.Files{"a": "x"}, registrytest.Files{"b": "y"})
+	img, err := h.Get(id)
+	require.NoError(t, err)
+	path := filepath.Join(h.Root(), "overlay-layers", "layers.json")
+	var records []map[string]any
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(data, &records))
+	h.replace(t, path, slices.DeleteFunc(records, func(r map[string]any) bool { return r["id"] == img.TopLayer }))
+
+	verified, err := h.Verify(t.Context(), "")
+	require.NoError(t, err)
+	require.Equal(t, []store.Damage{{Layer: img.TopLayer, Path: "/", Problem: "the layer is missing"}}, verified[0].Damage)
+	damaged, err := h.Damaged(img)
+	require.NoError(t, err)
+	require.True(t, damaged)
+
+	h.engine = imagetest.Engine(t, h.Store, imagetest.PullConfig(filepath.Dir(h.cfg.Root)))
+	_, err = h.engine.Pull(t.Context(), pull.Request{Image: h.r.Ref("app", "v1")}, nil)
+	require.NoError(t, err)
+	verified, err = h.Verify(t.Context(), "")
+	require.NoError(t, err)
+	require.Equal(t, []store.Verified{{ID: id}}, verified)
+	damaged, err = h.Damaged(img)
+	require.NoError(t, err)
+	require.False(t, damaged)
 }
 
 func TestGCRemovesWhatNobodyUses(t *testing.T) {
