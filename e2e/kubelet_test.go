@@ -128,7 +128,7 @@ func TestStartThatCannotBeIsRefusedWithItsReason(t *testing.T) {
 		{"gate and flag disagree", []string{"--container-runtime=rkt", "--feature-gates=RktShim=false"}, nil, "contradicts the feature gate RktShim=false"},
 		{"remote and gate disagree", []string{"--container-runtime=remote", "--feature-gates=RktShim=true"}, nil, "contradicts the feature gate RktShim=true"},
 		{"another runtime's endpoint", []string{"--container-runtime=rkt"}, []string{"containerRuntimeEndpoint: unix:///run/crio/crio.sock"}, "is unix:///run/crio/crio.sock: unset it"},
-		{"another image service", []string{"--container-runtime=rkt"}, []string{"imageServiceEndpoint: unix:///run/x.sock"}, "is unix:///run/x.sock: unset it"},
+		{"another image service", []string{"--container-runtime=rkt", "--rkt-dir=" + dataDir(t)}, []string{"imageServiceEndpoint: unix:///run/x.sock"}, "is unix:///run/x.sock: unset it"},
 		{"memory without the gate", []string{"--container-runtime-endpoint=memory://rktshim"}, nil, "needs --container-runtime=rkt"},
 		{"socket of a live server", []string{"--container-runtime=rkt", "--rkt-dir=" + dataDir(t), "--rkt-cri-socket=" + busy}, nil, "a live server holds " + busy + ".lock"},
 		{"data folder that is a file", []string{"--container-runtime=rkt", "--rkt-dir=" + file}, nil, "start the runtime in this process: make the data folder: mkdir " + file},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/rktnetes/rktshim/image/imagetest"
 	"github.com/rktnetes/rktshim/internal/registrytest"
@@ -35,6 +36,12 @@ func benchImage(layers, filesPerLayer, fileSize int) registrytest.Image {
 // BenchmarkPull times pulls through the worker. With RKTSHIM_BENCH_SKOPEO=1 it
 // times skopeo's of the same images, too.
 func BenchmarkPull(b *testing.B) {
+	b.Cleanup(func() { // of skopeo too, if that was run: then it is the larger
+		var u unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_CHILDREN, &u); err == nil {
+			b.Logf("largest child: %d MiB resident", u.Maxrss/1024)
+		}
+	})
 	for _, c := range []struct {
 		name                string
 		layers, files, size int

@@ -89,13 +89,17 @@ func (s *Service) Close() error {
 // until ctx ends. It blocks.
 func (s *Service) Run(ctx context.Context) error {
 	log := klog.FromContext(ctx)
+	var collected time.Time
 	ticker := time.NewTicker(s.cfg.MeasureEvery)
 	defer ticker.Stop()
 	for {
 		if err := s.store.MeasureRoots(ctx); err != nil && ctx.Err() == nil {
 			log.Error(err, "Container filesystems not measured")
 		}
-		s.collect(ctx)
+		if now := time.Now(); now.Sub(collected) >= s.cfg.UnusedLayers/2 {
+			collected = now
+			s.collect(ctx)
+		}
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():

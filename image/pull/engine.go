@@ -25,6 +25,8 @@ type Engine struct {
 	slots chan struct{} // one for each layer that may be worked on
 	wg    sync.WaitGroup
 
+	unsynced atomic.Int64 // bytes of blobs that came since the last sync
+
 	mu   sync.Mutex
 	jobs map[digest.Digest]*job // guarded by mu; by chain id, only running ones
 }
@@ -111,6 +113,7 @@ func (e *Engine) fetch(ctx context.Context, src *source, name func(*plan) ([]str
 	}
 	res := Result{Names: names}
 	var size int64
+	defer e.syncMeanwhile()()
 	for round := 1; ; round++ {
 		size, err = e.layers(ctx, p, src, progress, &res)
 		if err == nil {
@@ -141,6 +144,43 @@ func (e *Engine) commit(p *plan, names []string, size int64) (string, error) {
 	return e.store.CommitImage(img)
 }
 
+// While layers come, what was unpacked is written to the disk as often as this,
+// if at least so many bytes have come since the last time.
+const (
+	syncEvery = 300 * time.Millisecond
+	syncBytes = 8 << 20
+)
+
+// syncMeanwhile writes to the disk while layers are still coming, so that
+// little is left to wait for before the image is recorded. The caller ends it
+// by the returned function.
+func (e *Engine) syncMeanwhile() (stop func()) {
+	if e.cfg.NoSync {
+		return func() {}
+	}
+	end := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		ticker := time.NewTicker(syncEvery)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				if e.unsynced.Load() >= syncBytes {
+					e.unsynced.Store(0)
+					e.store.Sync() //nolint:errcheck // the one before commit tells
+				}
+			case <-end:
+				return
+			}
+		}
+	})
+	return func() {
+		close(end)
+		wg.Wait()
+	}
+}
+
 // layers brings all layers of a plan into the store and sums their sizes.
 func (e *Engine) layers(ctx context.Context, p *plan, src *source, progress Progress, res *Result) (int64, error) {
 	var mine []*job
@@ -152,7 +192,8 @@ func (e *Engine) layers(ctx context.Context, p *plan, src *source, progress Prog
 	var size int64
 	var below *job
 	for _, l := range p.layers {
-		if have, damaged := e.store.HasLayer(l.chain); have && !damaged {
+		have, damaged := e.store.HasLayer(l.chain)
+		if have && !damaged {
 			n, err := e.store.LayerSize(l.chain)
 			if err != nil {
 				return 0, err
@@ -162,6 +203,7 @@ func (e *Engine) layers(ctx context.Context, p *plan, src *source, progress Prog
 			progress.tell(Event{Layer: l.blob.Digest, Phase: Present, Bytes: l.blob.Size, Size: l.blob.Size})
 			continue
 		}
+		l.repair = have
 		below = e.join(ctx, l, below, src, progress)
 		mine = append(mine, below)
 	}
@@ -202,7 +244,6 @@ type job struct {
 	layer
 	below   *job // the parent's job; nil if the store has the parent
 	src     *source
-	repair  bool // the store has the layer, damaged
 	cancel  context.CancelCauseFunc
 	fetched atomic.Int64
 
@@ -225,7 +266,6 @@ func (e *Engine) join(ctx context.Context, l layer, below *job, src *source, pro
 		// A job outlives the pull that began it if another shares it.
 		jctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 		j = &job{layer: l, below: below, src: src.hold(), cancel: cancel, done: make(chan struct{})}
-		_, j.repair = e.store.HasLayer(l.chain)
 		e.jobs[l.chain] = j
 		e.wg.Go(func() {
 			defer cancel(nil)
@@ -331,7 +371,7 @@ func (e *Engine) stage(ctx context.Context, j *job) (*store.StagedLayer, *unpack
 		defer blob.Close()
 		var told time.Time
 		blob.moved = func(total int64) {
-			j.fetched.Store(total)
+			e.unsynced.Add(total - j.fetched.Swap(total))
 			if now := time.Now(); now.Sub(told) > tellEvery || total == j.blob.Size {
 				told = now
 				e.tell(j, Pulling)

@@ -37,6 +37,7 @@ type layer struct {
 	diff   digest.Digest // of the content
 	parent digest.Digest // chain id of the layer below, empty for the lowest
 	chain  digest.Digest
+	repair bool // the store has it, damaged
 }
 
 // resolve fetches what leads to the layers, and asks the policy.
@@ -147,8 +148,9 @@ func (p *plan) parse(mime string) (types.BlobInfo, error) {
 
 var layerTypes = []string{
 	v1.MediaTypeImageLayer, v1.MediaTypeImageLayerGzip, v1.MediaTypeImageLayerZstd,
-	//lint:ignore SA1019 nobody should make them any more, registries still serve them
-	v1.MediaTypeImageLayerNonDistributable, v1.MediaTypeImageLayerNonDistributableGzip, v1.MediaTypeImageLayerNonDistributableZstd,
+	// Deprecated, but still served:
+	"application/vnd.oci.image.layer.nondistributable.v1.tar", "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+	"application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
 	manifest.DockerV2SchemaLayerMediaTypeUncompressed, manifest.DockerV2Schema2LayerMediaType,
 	manifest.DockerV2Schema2ForeignLayerMediaType, manifest.DockerV2Schema2ForeignLayerMediaTypeGzip,
 	"application/vnd.docker.image.rootfs.diff.tar.zstd",

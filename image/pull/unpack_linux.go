@@ -100,11 +100,13 @@ func (u *unpacker) extract(stream io.Reader, packer tsstorage.Packer, dest strin
 	if err != nil {
 		return err
 	}
-	err = unpackInside(dest, payload, options)
+	ahead := readAhead(payload)
+	err = unpackInside(dest, ahead, options)
 	if err == nil { // padding after the end of the archive belongs to the stream
-		_, err = io.Copy(io.Discard, payload)
+		_, err = io.Copy(io.Discard, ahead)
 	}
 	payload.Close()
+	ahead.Close()
 	// If unpacking failed, the other end fails for that reason too; if reading
 	// did, unpacking has its error. The first to fail knows best.
 	if derr := <-done; err == nil {

@@ -17,8 +17,9 @@ import (
 	"go.podman.io/image/v5/docker/reference"
 )
 
-// index holds what reads answer from. The library replaces images.json by
-// rename at each change, so one stat tells whether it still holds.
+// index holds what reads answer from. The library replaces images.json at each
+// change and then writes something unique into images.lock, so looking at both
+// tells whether the index still holds.
 type index struct {
 	current atomic.Pointer[snapshot]
 	mu      sync.Mutex // held while a new snapshot is made
@@ -33,14 +34,19 @@ type snapshot struct {
 	sources map[string]string // hex id to what the image was made from
 }
 
-// fileID changes whenever a file is replaced or written.
+// fileID changes whenever one of the library's files is replaced.
 type fileID struct {
 	ino          uint64
 	size         int64
 	mtime, ctime syscall.Timespec
+	writer       string // who wrote last, and when
 }
 
 func identify(path string) (fileID, error) {
+	writer, err := os.ReadFile(strings.TrimSuffix(path, ".json") + ".lock")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fileID{}, err
+	}
 	fi, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fileID{}, nil
@@ -49,7 +55,7 @@ func identify(path string) (fileID, error) {
 		return fileID{}, err
 	}
 	st := fi.Sys().(*syscall.Stat_t)
-	return fileID{ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}, nil
+	return fileID{ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim, writer: string(writer)}, nil
 }
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -92,7 +92,39 @@ func (s *Store) removeLeftovers() error {
 	if err := s.dropReplaced(); err != nil {
 		return err
 	}
-	return s.lib.GarbageCollect()
+	if err := s.lib.GarbageCollect(); err != nil {
+		return err
+	}
+	return s.restoreLinks()
+}
+
+// restoreLinks makes the short names of layers anew if some are missing. When
+// the library removes a layer whose making was killed before the layer's name
+// was written, it removes the folder of all names instead of one name.
+func (s *Store) restoreLinks() error {
+	overlay := filepath.Join(s.cfg.Root, "overlay")
+	links, err := os.ReadDir(filepath.Join(overlay, "l"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	layers, err := s.lib.Layers()
+	if err != nil || len(links) >= len(layers) {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(overlay, "l"), 0o755); err != nil {
+		return err
+	}
+	for _, l := range layers {
+		name, err := os.ReadFile(filepath.Join(overlay, l.ID, "link"))
+		if err != nil || len(name) == 0 || strings.ContainsRune(string(name), '/') {
+			continue // nobody knows its name
+		}
+		err = os.Symlink(filepath.Join("..", l.ID, "diff"), filepath.Join(overlay, "l", string(name)))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeHalfImages deletes image records whose making was cut off: they have

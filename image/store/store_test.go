@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -272,6 +273,62 @@ func (h *host) replace(t *testing.T, path string, records any) {
 	require.NoError(t, os.WriteFile(path, data, 0o600))
 	require.NoError(t, h.Close())
 	h.Store = imagetest.Open(t, h.cfg)
+}
+
+// The library removes all short names of layers together with a layer whose own
+// name is empty, as it is if its making was killed at the wrong moment.
+func TestShortNamesOfLayersAreRestored(t *testing.T) {
+	h := newHost(t)
+	h.image(t, "app", registrytest.Files{"a": "x"}, registrytest.Files{"b": "y"})
+	links := filepath.Join(h.Root(), "overlay", "l")
+	before, err := os.ReadDir(links)
+	require.NoError(t, err)
+	require.Len(t, before, 2)
+	broken := filepath.Join(h.Root(), "overlay", strings.Repeat("a", 64))
+	require.NoError(t, os.Mkdir(broken, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(broken, "link"), nil, 0o600))
+
+	require.NoError(t, h.Recover(t.Context()))
+	require.NoDirExists(t, broken)
+	after, err := os.ReadDir(links)
+	require.NoError(t, err)
+	require.Len(t, after, 2)
+	for i, e := range after {
+		require.Equal(t, before[i].Name(), e.Name())
+		fi, err := os.Stat(filepath.Join(links, e.Name()))
+		require.NoError(t, err)
+		require.True(t, fi.IsDir())
+	}
+}
+
+func TestALostLayerIsFoundAndFetchedAgain(t *testing.T) {
+	h := newHost(t)
+	id := h.image(t, "app", registrytest.Files{"a": "x"}, registrytest.Files{"b": "y"})
+	img, err := h.Get(id)
+	require.NoError(t, err)
+	path := filepath.Join(h.Root(), "overlay-layers", "layers.json")
+	var records []map[string]any
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(data, &records))
+	h.replace(t, path, slices.DeleteFunc(records, func(r map[string]any) bool { return r["id"] == img.TopLayer }))
+
+	verified, err := h.Verify(t.Context(), "")
+	require.NoError(t, err)
+	require.Equal(t, []store.Damage{{Layer: img.TopLayer, Path: "/", Problem: "the layer is missing"}}, verified[0].Damage)
+	damaged, err := h.Damaged(img)
+	require.NoError(t, err)
+	require.True(t, damaged)
+
+	h.engine = imagetest.Engine(t, h.Store, imagetest.PullConfig(filepath.Dir(h.cfg.Root)))
+	_, err = h.engine.Pull(t.Context(), pull.Request{Image: h.r.Ref("app", "v1")}, nil)
+	require.NoError(t, err)
+	verified, err = h.Verify(t.Context(), "")
+	require.NoError(t, err)
+	require.Equal(t, []store.Verified{{ID: id}}, verified)
+	damaged, err = h.Damaged(img)
+	require.NoError(t, err)
+	require.False(t, damaged)
 }
 
 func TestGCRemovesWhatNobodyUses(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"go.podman.io/storage"
 )
 
 // damagedImage is the start of a mark's name when the image's own config or
@@ -97,6 +98,11 @@ func (s *Store) verifyImage(ctx context.Context, img *Image, checked map[string]
 	}
 	for id := img.TopLayer; id != ""; {
 		layer, err := s.lib.Layer(id)
+		if errors.Is(err, storage.ErrLayerUnknown) {
+			lost := []Damage{{Layer: id, Path: "/", Problem: "the layer is missing"}}
+			v.Damage = append(v.Damage, lost...)
+			return v, s.mark(damagedImage+img.Hex(), v.Damage)
+		}
 		if err != nil {
 			return v, fmt.Errorf("layer %s: %w", id, err)
 		}
@@ -162,6 +168,9 @@ func (s *Store) Damaged(img *Image) (bool, error) {
 			return true, nil
 		}
 		layer, err := s.lib.Layer(id)
+		if errors.Is(err, storage.ErrLayerUnknown) {
+			return true, nil
+		}
 		if err != nil {
 			return false, fmt.Errorf("read layer %s: %w", id, err)
 		}

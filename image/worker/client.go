@@ -153,7 +153,7 @@ func (c *Client) start(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, p.hangUp)
 	err = p.greet(c.cfg)
-	if !stop() && err == nil {
+	if !stop() { // it was the caller who ended it
 		err = context.Cause(ctx)
 	}
 	c.mu.Lock()
