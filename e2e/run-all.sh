@@ -13,7 +13,7 @@ stage() {
 	shift
 	[[ " ${STAGES:-$name} " == *" $name "* ]] || return 0
 	printf '\n=== %s: %s\n' "$name" "$*"
-	"$@" 2>&1 | tee "$log/$name" | grep -vE -e '^[IWEF][0-9]{4} ' -e '^=== ' -e '^--- PASS' -e '^    --- PASS' -e '^PASS$'
+	"$@" 2>&1 | tee "$log/$name" | grep -vE -e '^[IWEF][0-9]{4} ' -e '^time=.* level=' -e '^=== ' -e '^--- PASS' -e '^    --- PASS' -e '^PASS$'
 	if [ "${PIPESTATUS[0]}" = 0 ]; then ran+=("$name: ok, $((SECONDS - start)) s"); else ran+=("$name: FAILED, $((SECONDS - start)) s") failed+=("$name"); fi
 }
 
@@ -21,7 +21,8 @@ stage() {
 stage check make --no-print-directory check RUN=XXX_lint_only
 stage unit go test -race -v $(go list ./... | grep -v /e2e)
 stage build make --no-print-directory build
-stage hyperkube bash -c 'cd hyperkube && go vet ./... && go test -v ./...'
+# Built as the binary is, so that Kubernetes is compiled once.
+stage hyperkube bash -c 'cd hyperkube && export CGO_ENABLED=0 && go vet -trimpath ./... && go test -trimpath -v ./...'
 stage e2e go test -count=1 -timeout 30m -v ./e2e
 
 count() { cat "$log"/* 2>/dev/null | grep -cE "^ *--- $1: " || true; }
