@@ -13,12 +13,15 @@
 //     Open. Layers that no image uses and that were written before the last
 //     boot are removed too, because their files may never have reached the
 //     disk; images are recorded only after their layers have.
+//   - Durability. An image is recorded after one syncfs that covers its layers,
+//     so after a power cut an image that is listed is whole.
 //   - Verify, which recomputes each layer's digest from the disk, and marks
 //     damaged layers so that the next pull replaces exactly those.
 //
 // On disk, below Config.Root: storage's own folders (overlay, overlay-layers,
 // overlay-images, overlay-containers, *.lock) and the folder rkt with what this
-// package adds (pull.lock, damaged/, used/).
+// package adds: pull.lock, damaged/ (marks of Verify), used/ (when images were
+// last used), replaced/ (old files of repaired layers that containers have mounted).
 //
 // # Reexec
 //

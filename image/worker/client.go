@@ -42,6 +42,8 @@ type Client struct {
 	wg     sync.WaitGroup
 }
 
+var errClosed = fmt.Errorf("image worker is closed: %w", errdefs.ErrUnavailable)
+
 // NewClient makes a client; it starts nothing.
 func NewClient(cfg ClientConfig) (*Client, error) {
 	if len(cfg.Command) == 0 {
@@ -116,7 +118,7 @@ func (c *Client) use() (*process, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
-		return nil, fmt.Errorf("image worker is closed: %w", errdefs.ErrUnavailable)
+		return nil, errClosed
 	}
 	if c.proc == nil {
 		return nil, nil
@@ -147,6 +149,14 @@ func (c *Client) done(p *process) {
 
 // start runs the child and shakes hands. It replaces c.proc.
 func (c *Client) start(ctx context.Context) error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return errClosed
+	}
+	c.wg.Add(1) // so that Close waits for what is started below
+	c.mu.Unlock()
+	defer c.wg.Done()
 	p, err := c.spawn()
 	if err != nil {
 		return fmt.Errorf("start image worker: %w", err)
@@ -159,7 +169,7 @@ func (c *Client) start(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err == nil && c.closed {
-		err = fmt.Errorf("the client is closed: %w", errdefs.ErrUnavailable)
+		err = errClosed
 	}
 	if err != nil {
 		p.hangUp()
