@@ -64,6 +64,11 @@ func (s *Shim) Run(ctx context.Context) (err error) {
 	if err := os.MkdirAll(s.cfg.Dir, 0o711); err != nil {
 		return fmt.Errorf("make the data folder: %w", err)
 	}
+	lock, err := lockDir(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	imageConfig, err := s.cfg.images()
 	if err != nil {
 		return err
