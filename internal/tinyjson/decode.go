@@ -29,7 +29,7 @@ func (d *Decoder) Err() error { return d.err }
 // End checks that nothing but space follows, and returns Err.
 func (d *Decoder) End() error {
 	if d.peek(); d.err == nil && d.pos < len(d.buf) {
-		d.fail("text after the document")
+		d.Fail("text after the document")
 	}
 	return d.err
 }
@@ -40,7 +40,7 @@ func (d *Decoder) Object(field func(key string)) {
 	d.group('{', '}', func() {
 		key := d.String()
 		if d.peek() != ':' {
-			d.fail("want ':'")
+			d.Fail("want ':'")
 			return
 		}
 		d.pos++
@@ -57,11 +57,11 @@ func (d *Decoder) group(open, end byte, item func()) {
 		return
 	}
 	if d.peek() != open {
-		d.fail("want '" + string(open) + "'")
+		d.Fail("want '" + string(open) + "'")
 		return
 	}
 	if d.depth++; d.depth > maxDepth {
-		d.fail("nested too deeply")
+		d.Fail("nested too deeply")
 		return
 	}
 	defer func() { d.depth-- }()
@@ -80,7 +80,7 @@ func (d *Decoder) group(open, end byte, item func()) {
 			d.pos++
 			return
 		default:
-			d.fail("want ',' or '" + string(end) + "'")
+			d.Fail("want ',' or '" + string(end) + "'")
 		}
 	}
 }
@@ -91,7 +91,7 @@ func (d *Decoder) String() string {
 		return ""
 	}
 	if d.peek() != '"' {
-		d.fail("want a string")
+		d.Fail("want a string")
 		return ""
 	}
 	d.pos++
@@ -104,7 +104,7 @@ func (d *Decoder) String() string {
 		case c == '\\':
 			out = d.escape(out)
 		case c < 0x20:
-			d.fail("control character in a string")
+			d.Fail("control character in a string")
 			return ""
 		default:
 			r, n := utf8.DecodeRune(d.buf[d.pos:])
@@ -115,14 +115,14 @@ func (d *Decoder) String() string {
 			return ""
 		}
 	}
-	d.fail("string without end")
+	d.Fail("string without end")
 	return ""
 }
 
 // escape reads one escape sequence at the backslash.
 func (d *Decoder) escape(out []byte) []byte {
 	if d.pos++; d.pos >= len(d.buf) {
-		d.fail("string without end")
+		d.Fail("string without end")
 		return nil
 	}
 	c := d.buf[d.pos]
@@ -152,18 +152,18 @@ func (d *Decoder) escape(out []byte) []byte {
 		}
 		return utf8.AppendRune(out, r)
 	}
-	d.fail("unknown escape")
+	d.Fail("unknown escape")
 	return nil
 }
 
 func (d *Decoder) hex4() rune {
 	if d.pos+4 > len(d.buf) {
-		d.fail("short \\u escape")
+		d.Fail("short \\u escape")
 		return 0
 	}
 	n, err := strconv.ParseUint(string(d.buf[d.pos:d.pos+4]), 16, 32)
 	if err != nil {
-		d.fail("bad \\u escape")
+		d.Fail("bad \\u escape")
 		return 0
 	}
 	d.pos += 4
@@ -178,7 +178,7 @@ func (d *Decoder) Int() int64 {
 	tok := d.token()
 	n, err := strconv.ParseInt(tok, 10, 64)
 	if err != nil {
-		d.fail("want a whole number")
+		d.Fail("want a whole number")
 		return 0
 	}
 	return n
@@ -194,7 +194,7 @@ func (d *Decoder) Bool() bool {
 		return true
 	case "false":
 	default:
-		d.fail("want true or false")
+		d.Fail("want true or false")
 	}
 	return false
 }
@@ -212,7 +212,7 @@ func (d *Decoder) Skip() {
 	default:
 		if tok := d.token(); tok != "true" && tok != "false" && tok != "null" {
 			if _, err := strconv.ParseFloat(tok, 64); err != nil && !errors.Is(err, strconv.ErrRange) {
-				d.fail("want a value")
+				d.Fail("want a value")
 			}
 		}
 	}
@@ -266,7 +266,9 @@ func (d *Decoder) peek() byte {
 	return 0
 }
 
-func (d *Decoder) fail(what string) {
+// Fail makes d report what at the present offset, unless an error came before:
+// for a value that is JSON but not what its reader wants.
+func (d *Decoder) Fail(what string) {
 	if d.err == nil {
 		d.err = fmt.Errorf("json at offset %d: %s", d.pos, what)
 	}
