@@ -70,6 +70,11 @@ func inMountNamespace(t *testing.T, f func()) {
 	go func() {
 		defer close(done)
 		runtime.LockOSThread()
+		if syscall.Gettid() == syscall.Getpid() { // the main thread never ends; locked, it leaves the next goroutine another
+			defer runtime.UnlockOSThread()
+			inMountNamespace(t, f)
+			return
+		}
 		err := syscall.Unshare(syscall.CLONE_FS | syscall.CLONE_NEWNS)
 		if err == nil {
 			err = syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, "")
