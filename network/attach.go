@@ -12,7 +12,8 @@ import (
 // Attach puts the pod on the node's network. It saves a record before the first
 // plugin runs and again, with the result, after the last. When it fails it has
 // run DEL and saved nil; if that failed too, the error says so, and what was
-// saved last is for Detach.
+// saved last is for Detach. What an earlier Attach of the same pod has left must
+// be detached first.
 //
 // Bad input is of class InvalidArgument, a network that is not ready Unavailable;
 // then nothing was saved or run. A plugin that hangs is killed when the
@@ -163,12 +164,7 @@ func (n *CNI) Check(ctx context.Context, saved json.RawMessage) error {
 	if r.DisableCheck || !r.speaks("0.4.0") {
 		return nil
 	}
-	claim, err := n.claim(ctx, r.Pod)
-	if err != nil {
-		return err
-	}
-	defer claim.release(false)
-	chain, err := n.chain(r, claim)
+	chain, err := n.chain(r, nil)
 	if err != nil {
 		return err
 	}

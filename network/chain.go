@@ -18,7 +18,7 @@ type chain struct {
 	dirs    []string
 	plugins []*libcni.PluginConfig
 	exec    *plugins
-	claim   *claim
+	claim   *claim // for ADD and DEL
 }
 
 func (n *CNI) chain(r *record, c *claim) (*chain, error) {
@@ -26,7 +26,11 @@ func (n *CNI) chain(r *record, c *claim) (*chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &chain{r, n.config.BinDirs, configs, &plugins{lock: c.file}, c}, nil
+	ch := &chain{r, n.config.BinDirs, configs, &plugins{}, c}
+	if c != nil {
+		ch.exec.lock = c.file
+	}
+	return ch, nil
 }
 
 // add runs ADD from the first plugin to the last. The record's result is that of
@@ -60,7 +64,7 @@ func (c *chain) addOne(ctx context.Context, plugin *libcni.PluginConfig) error {
 }
 
 // del runs DEL from the last plugin to the first and stops at the first that
-// fails: a port must not lead to an address that was given back. It wants a
+// fails twice: a port must not lead to an address that was given back. It wants a
 // namespace that exists, or none.
 func (c *chain) del(ctx context.Context) error {
 	prevResult := c.Result
@@ -75,7 +79,13 @@ func (c *chain) del(ctx context.Context) error {
 		netns = ""
 	}
 	for i := len(c.plugins) - 1; i >= 0; i-- {
-		if err := c.run(ctx, "DEL", netns, c.plugins[i], prevResult); err != nil {
+		err := c.run(ctx, "DEL", netns, c.plugins[i], prevResult)
+		if err != nil && ctx.Err() == nil {
+			// A plugin killed in ADD may trip over what it has not made yet, but pass
+			// when the rest is gone: bridge does, over its chain for masquerading.
+			err = c.run(ctx, "DEL", netns, c.plugins[i], prevResult)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -208,15 +208,8 @@ func TestAttachThatNeverReturns(t *testing.T) {
 	if dir == "" {
 		t.Skip("only for TestDetachAfterACrashWaitsForThePlugins")
 	}
-	n, err := New(Config{
-		ConfDir: filepath.Join(dir, "net.d"), BinDirs: []string{filepath.Join(dir, "bin"), debianPlugins},
-		RunDir: filepath.Join(dir, "run"), Timeout: time.Minute,
-	})
-	require.NoError(t, err)
-	n.read(t.Context())
-	_, err = n.Attach(t.Context(), Pod{ID: "a", NetNS: filepath.Join(dir, "netns", "a")}, func(_ context.Context, record json.RawMessage) error {
-		return os.WriteFile(filepath.Join(dir, "record"), record, 0o600)
-	})
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "records"), 0o700))
+	_, err := agent(t, dir).Attach(t.Context(), Pod{ID: "a", NetNS: filepath.Join(dir, "netns", "a")}, saveIn(dir, "a"))
 	require.NoError(t, err, "it was meant to hang")
 }
 
@@ -232,7 +225,7 @@ func (h *host) attachAndCrash() json.RawMessage {
 	h.awaitHang()
 	require.NoError(h.t, agent.Process.Kill())
 	require.Error(h.t, agent.Wait())
-	record, err := os.ReadFile(filepath.Join(h.dir, "record"))
+	record, err := os.ReadFile(filepath.Join(h.dir, "records", "a"))
 	require.NoError(h.t, err)
 	require.NotEmpty(h.t, pluginProcesses(h.t), "plugins outlive the node agent")
 	return record

@@ -15,7 +15,7 @@ const inside = "RKT_NETWORK_TEST_INSIDE"
 
 // TestMain runs the tests in network, mount and PID namespaces of their own: the
 // host's bridges, rules and leases stay as they are, and the end of the tests,
-// also by kill -9, is the end of all that they have made but temporary files.
+// also by kill -9, is the end of all that they have made.
 func TestMain(m *testing.M) {
 	if os.Getenv(inside) != "" {
 		if os.Getpid() != 1 { // a helper process of a test, in its namespaces
@@ -49,15 +49,14 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// furnish gives the test process its own /proc, /run (the lock of iptables) and
-// /var/lib/cni, and a loopback interface.
+// furnish gives the test process its own /proc and /run (the lock of iptables, and
+// temporary files), and a loopback interface.
 func furnish() error {
 	mounts := []error{
 		unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
 		unix.Mount("proc", "/proc", "proc", 0, ""),
 		unix.Mount("tmpfs", "/run", "tmpfs", 0, ""),
-		os.MkdirAll("/var/lib/cni", 0o755),
-		unix.Mount("tmpfs", "/var/lib/cni", "tmpfs", 0, ""),
+		os.Setenv("TMPDIR", "/run"),
 		os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0),
 		loopbackUp(),
 	}
