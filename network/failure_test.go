@@ -2,11 +2,8 @@ package network
 
 import (
 	"context"
-	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
@@ -199,42 +196,11 @@ func TestNetworkWithoutAnAddressIsRolledBack(t *testing.T) {
 	require.Equal(t, "ADD\nDEL\n", string(ran))
 }
 
-const crashing = "RKT_NETWORK_TEST_CRASH" // folder of the host to attach a pod on
-
-// TestAttachThatNeverReturns is not a test but the node agent that the next one
-// kills: it attaches a pod by the network in the folder that it is given.
-func TestAttachThatNeverReturns(t *testing.T) {
-	dir := os.Getenv(crashing)
-	if dir == "" {
-		t.Skip("only for TestDetachAfterACrashWaitsForThePlugins")
-	}
-	require.NoError(t, os.Mkdir(filepath.Join(dir, "records"), 0o700))
-	_, err := agent(t, dir).Attach(t.Context(), Pod{ID: "a", NetNS: filepath.Join(dir, "netns", "a")}, saveIn(dir, "a"))
-	require.NoError(t, err, "it was meant to hang")
-}
-
-// attachAndCrash has a node agent attach pod a until its plugin hangs, kills it,
-// and returns the record that it left.
-func (h *host) attachAndCrash() json.RawMessage {
-	h.t.Helper()
-	h.pod("a")
-	agent := exec.Command("/proc/self/exe", "-test.run=^TestAttachThatNeverReturns$")
-	agent.Env = append(os.Environ(), crashing+"="+h.dir)
-	agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	require.NoError(h.t, agent.Start())
-	h.awaitHang()
-	require.NoError(h.t, agent.Process.Kill())
-	require.Error(h.t, agent.Wait())
-	record, err := os.ReadFile(filepath.Join(h.dir, "records", "a"))
-	require.NoError(h.t, err)
-	require.NotEmpty(h.t, pluginProcesses(h.t), "plugins outlive the node agent")
-	return record
-}
-
 func TestDetachAfterACrashWaitsForThePlugins(t *testing.T) {
 	h := newHost(t)
 	h.uses(h.bridge(true, "10.88.0.0/24"), `{"type": "firewall"}`, h.hang())
 	record := h.attachAndCrash()
+	require.NotEmpty(t, pluginProcesses(t), "plugins outlive the node agent")
 
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()

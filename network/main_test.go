@@ -18,8 +18,8 @@ const inside = "RKT_NETWORK_TEST_INSIDE"
 // also by kill -9, is the end of all that they have made.
 func TestMain(m *testing.M) {
 	if os.Getenv(inside) != "" {
-		if os.Getpid() != 1 { // a helper process of a test, in its namespaces
-			os.Exit(m.Run())
+		if os.Getenv(helperName) != "" {
+			os.Exit(beHelper())
 		}
 		if err := furnish(); err != nil {
 			fmt.Fprintln(os.Stderr, "furnish test namespaces:", err)

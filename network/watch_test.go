@@ -4,9 +4,11 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // watched starts Run and waits for it at the end of the test.
@@ -100,4 +102,14 @@ func TestPluginsThatComeAndGoAreFollowed(t *testing.T) {
 	h.awaits("pods")
 	require.NoError(t, os.Remove(filepath.Join(h.script, "late")))
 	require.Eventually(t, func() bool { return h.Ready() != nil }, waitFor, tick)
+}
+
+func TestRunGoesOnWithoutWatches(t *testing.T) {
+	h := newHost(t)
+	h.writeConf("1.conflist", named("pods"))
+	run := h.helper("blind")
+	root := []syscall.SysProcIDMap{{Size: 1}}
+	run.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: root, GidMappings: root}
+	out, err := run.CombinedOutput()
+	require.NoError(t, err, "%s", out)
 }
