@@ -60,6 +60,12 @@ type Instance interface {
 	Stop(ctx context.Context) error
 }
 
+// InitHolder is an instance with an init: a process that is pid 1 of the pod.
+type InitHolder interface {
+	// InitPID returns the init's pid on the host; 0 once it has ended.
+	InitPID() int
+}
+
 // Host is what the process that holds an instance lends to it.
 type Host struct {
 	// Reaper starts processes and collects their exits: its owner waits for all
