@@ -33,6 +33,8 @@ type Isolator interface {
 	// shared memory in place, and returns once an app may join. A spec that the
 	// flavor cannot serve is refused as InvalidArgument with nothing made. After
 	// an error nothing is left behind. ctx bounds the boot, not the instance.
+	// What it starts dies with the calling thread, so the caller's goroutine must
+	// be locked to a thread that lives as long as the instance may.
 	Boot(ctx context.Context, spec Spec, host Host) (Instance, error)
 
 	// Sweep removes what an instance of spec may have left on the host when it

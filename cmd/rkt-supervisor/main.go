@@ -24,6 +24,11 @@ import (
 	"github.com/rktnetes/rktshim/supervisor/server"
 )
 
+// The main goroutine keeps the main thread, which lives as long as the process:
+// what the isolator starts on it gets its parent death signal when the supervisor
+// dies, and not when some thread does.
+func init() { runtime.LockOSThread() }
+
 func main() {
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "init":
@@ -85,6 +90,11 @@ func passedListener() *os.File {
 func beInit() {
 	debug.SetGCPercent(-1)
 	signal.Ignore()
+	// Whoever started us holds the pod; without it the pod is over.
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		fmt.Fprintln(os.Stderr, "rkt-supervisor init:", err)
+		os.Exit(1)
+	}
 	_, _ = unix.Write(1, []byte("1")) // tells whoever waits that the namespaces stand
 	_ = unix.Close(1)
 	chld := make(chan os.Signal, 1)
