@@ -33,8 +33,7 @@ type Isolator interface {
 	// shared memory in place, and returns once an app may join. A spec that the
 	// flavor cannot serve is refused as InvalidArgument with nothing made. After
 	// an error nothing is left behind. ctx bounds the boot, not the instance.
-	// What it starts dies with the calling thread, so the caller's goroutine must
-	// be locked to a thread that lives as long as the instance may.
+	// What it runs ends when this process dies.
 	Boot(ctx context.Context, spec Spec, host Host) (Instance, error)
 
 	// Sweep removes what an instance of spec may have left on the host when it
@@ -74,9 +73,9 @@ type Host struct {
 	// children of the process, so nobody else may.
 	Reaper *reap.Reaper
 
-	// Init is the command of our init, which reaps orphans and does nothing
-	// else: pid 1 of a pod that shares its PID namespace. Its first element is
-	// the absolute path of a static binary.
+	// Init is the command of our init, pid 1 of a PID namespace: it reaps
+	// orphans, writes a byte to its stdout when it is up, and exits when its
+	// stdin ends. Its first element is the absolute path of a static binary.
 	Init []string
 }
 

@@ -24,11 +24,6 @@ import (
 	"github.com/rktnetes/rktshim/supervisor/server"
 )
 
-// The main goroutine keeps the main thread, which lives as long as the process:
-// what the isolator starts on it gets its parent death signal when the supervisor
-// dies, and not when some thread does.
-func init() { runtime.LockOSThread() }
-
 func main() {
 	switch {
 	case len(os.Args) == 2 && os.Args[1] == "init":
@@ -47,10 +42,10 @@ func main() {
 }
 
 func supervise(podDir, runDir string) error {
-	// A small heap: collect at 1 MB instead of 4. Setting the number of threads of
-	// work also keeps the runtime from looking at the CPU limit every second.
-	debug.SetGCPercent(25)
-	runtime.GOMAXPROCS(2)
+	// One thread of work at a time is plenty, and each costs memory. Setting it also
+	// keeps the runtime from looking at the CPU limit every second.
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(25) // collect from 1 MB on instead of 4
 	unix.Umask(0o022)
 	self, err := os.Executable()
 	if err != nil {
@@ -85,27 +80,19 @@ func passedListener() *os.File {
 	return os.Stdin
 }
 
-// beInit reaps orphans for ever, as pid 1 of a pod. The kernel keeps every signal
-// from it that has no handler, except SIGKILL from outside, which ends the pod.
+// beInit is pid 1 of a pod: it keeps the PID namespace alive until its stdin ends,
+// which is when the supervisor lets go of it or dies; then the kernel ends all that
+// is in the namespace. Orphans need no reaping where SIGCHLD is ignored. Signals
+// from inside the pod do not reach a pid 1 that ignores them.
 func beInit() {
 	debug.SetGCPercent(-1)
 	signal.Ignore()
-	// Whoever started us holds the pod; without it the pod is over.
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
-		fmt.Fprintln(os.Stderr, "rkt-supervisor init:", err)
-		os.Exit(1)
-	}
 	_, _ = unix.Write(1, []byte("1")) // tells whoever waits that the namespaces stand
 	_ = unix.Close(1)
-	chld := make(chan os.Signal, 1)
-	signal.Notify(chld, unix.SIGCHLD)
+	var b [1]byte
 	for {
-		for {
-			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
-			if pid <= 0 && err != unix.EINTR {
-				break
-			}
+		if n, err := unix.Read(0, b[:]); n == 0 || err != nil && err != unix.EINTR {
+			return
 		}
-		<-chld
 	}
 }

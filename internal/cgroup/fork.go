@@ -11,7 +11,7 @@ import (
 // OnThreadIn runs f on a thread of its own that has joined the given group folders
 // of cgroup v1, so that a process which f forks is born in them: the race-free way
 // in, since a v1 process can join only after its birth. The thread dies afterwards;
-// f must not set a parent death signal. The folders must lie in different
+// f must not set a parent death signal (SysProcAttr.Pdeathsig). The folders must lie in different
 // hierarchies.
 func OnThreadIn(dirs []string, f func() error) error {
 	if len(dirs) == 0 {

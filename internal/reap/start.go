@@ -22,8 +22,8 @@ type Command struct {
 	// here and belong to the caller.
 	Files []*os.File
 
-	// Sys is passed to the fork, nil for none. A Pdeathsig in it fires when the
-	// calling thread ends: never use it from a thread that is thrown away.
+	// Sys is passed to the fork, nil for none. Do not use its Pdeathsig: that fires
+	// when the forking thread ends, and packages cgroup and namespace end threads.
 	Sys *syscall.SysProcAttr
 }
 

@@ -57,6 +57,7 @@ type instance struct {
 	spec  stage1.Spec
 	files map[stage1.Kind]*os.File // fixed after Boot
 	init  *reap.Process            // nil unless the PID namespace is shared
+	life  *os.File                 // while it is open, in this process only, the init lives
 
 	mu      sync.Mutex // held while stopping
 	stopped bool
@@ -103,10 +104,18 @@ func (i *instance) makeNamespaces() error {
 // startInit starts the pod's pid 1. It dies with the supervisor, and all in the
 // namespace with it.
 func (i *instance) startInit(host stage1.Host) (err error) {
+	stdin, life, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("start the pod's init: %w", err)
+	}
+	defer stdin.Close()
+	i.life = life
+	_ = stdin.Fd() // sets blocking mode
 	i.init, err = host.Reaper.Start(reap.Command{
-		Path: host.Init[0],
-		Args: host.Init,
-		Sys:  &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL},
+		Path:  host.Init[0],
+		Args:  host.Init,
+		Files: []*os.File{stdin},
+		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID},
 	})
 	if err != nil {
 		return fmt.Errorf("start the pod's init: %w", err)
@@ -164,8 +173,9 @@ func (i *instance) Stop(ctx context.Context) error {
 		return err
 	}
 	for _, f := range i.files {
-		f.Close()
+		namespace.Close(f)
 	}
+	namespace.Close(i.life)
 	i.stopped = true
 	return nil
 }

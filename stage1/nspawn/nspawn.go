@@ -117,6 +117,7 @@ type instance struct {
 	pid      int                      // of the init, on the host
 	leader   int                      // pidfd of the init
 	stderr   *os.File                 // what systemd-nspawn complained of
+	life     *os.File                 // while it is open, in this process only, the init lives
 	done     chan struct{}
 
 	mu      sync.Mutex // held while stopping
@@ -137,12 +138,19 @@ func (i *instance) start(ctx context.Context, path string, host stage1.Host) (pi
 		return 0, fmt.Errorf("make a file in memory: %w", err)
 	}
 	i.stderr = os.NewFile(uintptr(fd), "nspawn-stderr")
+	stdin, life, err := os.Pipe()
+	if err != nil {
+		return 0, fmt.Errorf("make a pipe: %w", err)
+	}
+	defer stdin.Close()
+	i.life = life
+	_ = stdin.Fd() // sets blocking mode
 	cmd := reap.Command{
 		Path:  path,
 		Args:  arguments(i.spec, host.Init),
 		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_SECCOMP=0", "SYSTEMD_LOG_TARGET=console"},
-		Files: []*os.File{nil, theirs, i.stderr},
-		Sys:   &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL},
+		Files: []*os.File{stdin, theirs, i.stderr},
+		Sys:   &syscall.SysProcAttr{},
 	}
 	if i.proc, err = startIn(host.Reaper, i.spec.Cgroup, cmd); err != nil {
 		return 0, err
@@ -339,7 +347,7 @@ func (i *instance) Stop(ctx context.Context) error {
 	if err := (Isolator{}).Sweep(i.spec); err != nil {
 		return err
 	}
-	namespace.Close(i.ipc, i.uts, i.files[stage1.Network], i.files[stage1.PID], i.stderr)
+	namespace.Close(i.ipc, i.uts, i.files[stage1.Network], i.files[stage1.PID], i.stderr, i.life)
 	if i.leader >= 0 {
 		unix.Close(i.leader)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/rktnetes/rktshim/internal/cgroup"
 	"github.com/rktnetes/rktshim/stage1"
+	"github.com/rktnetes/rktshim/stage1/nspawn"
 	"github.com/rktnetes/rktshim/supervisor"
 )
 
@@ -85,7 +86,7 @@ func sweep() {
 	_ = cgroup.Remove(ctx, "/"+mark)
 	dirs, _ := filepath.Glob("/run/" + mark + "*")
 	for _, dir := range dirs {
-		_ = stage1.Spec{Dir: filepath.Join(dir, "stage1")}.UnmountShm()
+		_ = nspawn.Isolator{}.Sweep(stage1.Spec{ID: filepath.Base(dir), Dir: filepath.Join(dir, "stage1")})
 		os.RemoveAll(dir)
 	}
 }
@@ -181,7 +182,7 @@ func (p *testPod) cleanup() {
 	defer cancel()
 	require.NoError(p.t, cgroup.Kill(ctx, p.cgroup))
 	require.NoError(p.t, cgroup.Remove(ctx, p.cgroup))
-	require.NoError(p.t, stage1.Spec{Dir: filepath.Join(p.runDir, "stage1")}.UnmountShm())
+	require.NoError(p.t, nspawn.Isolator{}.Sweep(stage1.Spec{ID: p.id, Dir: filepath.Join(p.runDir, "stage1")}))
 	require.NoError(p.t, os.RemoveAll(p.runDir))
 }
 
