@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,14 +25,15 @@ import (
 // root is where the hierarchies are mounted, by convention of every init system.
 const root = "/sys/fs/cgroup"
 
-// Unified says whether the host has cgroup v2 only.
-func Unified() bool {
+// Unified says whether the host has cgroup v2 only. The first answer is kept.
+var Unified = sync.OnceValue(func() bool {
 	var st unix.Statfs_t
 	return unix.Statfs(root, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
-}
+})
 
-// hierarchies returns the folders at which hierarchies are mounted.
-func hierarchies() ([]string, error) {
+// hierarchies returns the folders at which hierarchies are mounted, as they were at
+// the first call.
+var hierarchies = sync.OnceValues(func() ([]string, error) {
 	if Unified() {
 		return []string{root}, nil
 	}
@@ -42,12 +44,12 @@ func hierarchies() ([]string, error) {
 	var dirs []string
 	for _, e := range entries {
 		dir := filepath.Join(root, e.Name())
-		if e.IsDir() && exists(filepath.Join(dir, "cgroup.procs")) { // links like cpu → cpu,cpuacct are no folders
+		if e.IsDir() && exists(filepath.Join(dir, "cgroup.procs")) { // links like cpu > cpu,cpuacct are no folders
 			dirs = append(dirs, dir)
 		}
 	}
 	return dirs, nil
-}
+})
 
 func exists(path string) bool {
 	_, err := os.Lstat(path)

@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 	}
 	supervisorBinary = filepath.Join(dir, "rkt-supervisor")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", supervisorBinary, "github.com/rktnetes/rktshim/cmd/rkt-supervisor")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOEXPERIMENT=nogreenteagc") // as the Makefile does
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(string(out))
 	}
@@ -147,7 +147,7 @@ func (p *testPod) start(env ...string) {
 	require.NoError(p.t, err)
 	defer log.Close()
 	p.cmd = exec.Command(supervisorBinary, p.podDir, p.runDir)
-	p.cmd.Env = append([]string{"GOMAXPROCS=2"}, env...)
+	p.cmd.Env = append([]string{"GOMAXPROCS=1"}, env...)
 	p.cmd.Stdin, p.cmd.Stderr = listener, log
 	require.NoError(p.t, p.cmd.Start())
 	p.exited = make(chan struct{})

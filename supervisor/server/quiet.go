@@ -2,7 +2,6 @@ package server
 
 import (
 	"os"
-	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -45,8 +44,8 @@ func (q *quieter) stop() {
 // shrink gives back free heap, and the pages of the binary that booting has touched
 // and idling does not need; they come back from the page cache when they are used.
 func shrink() {
-	var m runtime.MemStats
-	if runtime.ReadMemStats(&m); m.NumGC > 0 { // else a collection costs more than it frees
+	var gc debug.GCStats
+	if debug.ReadGCStats(&gc); gc.NumGC > 0 { // else a collection costs more than it frees
 		debug.FreeOSMemory() // makes victims of pooled buffers
 		debug.FreeOSMemory() // frees them
 	}
