@@ -5,7 +5,22 @@ package launch
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/rktnetes/rktshim/supervisor"
 )
+
+// prefix begins the name of every unit and cgroup of a pod.
+const prefix = "k8s_"
+
+// environment is all that a supervisor inherits: one thread of work, set so that
+// the Go runtime is small from the start.
+var environment = []string{"GOMAXPROCS=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 // Launcher starts supervisors and is the last resort against what they leave.
 // Implementations are Systemd and Detached; New picks by what runs the host.
@@ -47,4 +62,36 @@ type Spec struct {
 	// slice ("kubepods-burstable-pod1.slice"), for Detached a path from the
 	// root of every hierarchy ("/kubepods/burstable/pod1").
 	Parent string
+}
+
+// New returns the launcher that fits the host: Systemd where systemd is the init,
+// else Detached. close ends its connection to the init system.
+func New(ctx context.Context) (l Launcher, close func(), err error) {
+	if _, err := os.Lstat("/run/systemd/system"); err != nil { // as sd_booted(3) has it
+		return &Detached{}, func() {}, nil
+	}
+	s, err := NewSystemd(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, s.Close, nil
+}
+
+// checkPod refuses what is no uuid, because it becomes part of paths and of names
+// of units.
+func checkPod(pod string) error {
+	if pod == "" || strings.Trim(pod, "0123456789abcdefghijklmnopqrstuvwxyz-") != "" {
+		return fmt.Errorf("pod %q: want lower case letters, digits and dashes: %w", pod, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// listen makes the supervisor's socket. It is handed over as stdin, so that Dial
+// finds it from the moment of the launch.
+func listen(spec Spec) (*os.File, error) {
+	fd, err := supervisor.Listen(filepath.Join(spec.RunDir, supervisor.SocketName))
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "supervisor socket"), nil
 }
