@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,12 +33,22 @@ func OnThreadIn(dirs []string, f func() error) error {
 	return <-errs
 }
 
-// OpenV2 opens the group's folder for clone3's CLONE_INTO_CGROUP. The caller
-// closes it.
-func OpenV2(path string) (fd int, err error) {
-	fd, err = unix.Open(filepath.Join(root, path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("open cgroup %s: %w", path, err)
+// ForkInto calls f, which is to fork with the given attributes: the process is then
+// born in the group, in every hierarchy, and so is all that it forks. f runs on a
+// thread that may die afterwards.
+func ForkInto(path string, sys *syscall.SysProcAttr, f func() error) error {
+	var v1 []string
+	for _, dir := range Dirs(path) {
+		if exists(filepath.Join(dir, "tasks")) {
+			v1 = append(v1, dir)
+			continue
+		}
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open cgroup %s: %w", dir, err)
+		}
+		defer unix.Close(fd)
+		sys.UseCgroupFD, sys.CgroupFD = true, fd
 	}
-	return fd, nil
+	return OnThreadIn(v1, f)
 }

@@ -111,19 +111,23 @@ func (i *instance) startInit(host stage1.Host) (err error) {
 	defer stdin.Close()
 	i.life = life
 	_ = stdin.Fd() // sets blocking mode
-	i.init, err = host.Reaper.Start(reap.Command{
+	cmd := reap.Command{
 		Path:  host.Init[0],
 		Args:  host.Init,
 		Files: []*os.File{stdin},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID},
-	})
+	}
+	start := func() (err error) {
+		i.init, err = host.Reaper.Start(cmd)
+		return err
+	}
+	if i.spec.Cgroup == "" {
+		err = start()
+	} else {
+		err = cgroup.ForkInto(i.spec.Cgroup, cmd.Sys, start)
+	}
 	if err != nil {
 		return fmt.Errorf("start the pod's init: %w", err)
-	}
-	if i.spec.Cgroup != "" {
-		if err := cgroup.Join(i.spec.Cgroup, i.init.PID()); err != nil {
-			return err
-		}
 	}
 	return i.init.While(func(pid int) error {
 		f, err := namespace.Open(fmt.Sprintf("/proc/%d/ns/pid", pid), unix.CLONE_NEWPID)

@@ -152,7 +152,16 @@ func (i *instance) start(ctx context.Context, path string, host stage1.Host) (pi
 		Files: []*os.File{stdin, theirs, i.stderr},
 		Sys:   &syscall.SysProcAttr{},
 	}
-	if i.proc, err = startIn(host.Reaper, i.spec.Cgroup, cmd); err != nil {
+	start := func() (err error) {
+		i.proc, err = host.Reaper.Start(cmd)
+		return err
+	}
+	if i.spec.Cgroup == "" {
+		err = start()
+	} else {
+		err = cgroup.ForkInto(i.spec.Cgroup, cmd.Sys, start)
+	}
+	if err != nil {
 		return 0, err
 	}
 	go func() { // ends with the process, which Stop waits for
@@ -167,33 +176,6 @@ func (i *instance) start(ctx context.Context, path string, host stage1.Host) (pi
 		return pid, nil
 	}
 	return 0, fmt.Errorf("start %s: %w%s", binary, err, i.complaint())
-}
-
-// startIn starts the command in the given cgroup: born there on v2, moved there at
-// once on v1, where systemd-nspawn needs no more than that its init follows it.
-func startIn(r *reap.Reaper, path string, cmd reap.Command) (*reap.Process, error) {
-	if path == "" {
-		return r.Start(cmd)
-	}
-	if !cgroup.Unified() {
-		p, err := r.Start(cmd)
-		if err != nil {
-			return nil, err
-		}
-		if err := cgroup.Join(path, p.PID()); err != nil {
-			_ = p.Signal(unix.SIGKILL) // it may have ended
-			<-p.Done()
-			return nil, err
-		}
-		return p, nil
-	}
-	fd, err := cgroup.OpenV2(path)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	cmd.Sys.UseCgroupFD, cmd.Sys.CgroupFD = true, fd
-	return r.Start(cmd)
 }
 
 func arguments(spec stage1.Spec, initCommand []string) []string {
