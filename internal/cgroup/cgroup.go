@@ -141,9 +141,10 @@ func writeFile(path, text string) error {
 }
 
 // Procs returns the processes in the group and below it, in all hierarchies, each
-// once, as pids of the caller's PID namespace. A group that does not exist is empty.
+// once, as pids of the caller's PID namespace, without the caller itself, of which a
+// thread may be there to fork (OnThreadIn). A group that does not exist is empty.
 func Procs(path string) []int {
-	seen := map[int]bool{}
+	seen := map[int]bool{os.Getpid(): true}
 	var pids []int
 	for _, dir := range Dirs(path) {
 		walk(dir, func(d string) {
@@ -187,7 +188,7 @@ func readPIDs(path string) (pids []int) {
 }
 
 // Kill kills every process in the group and below it and waits until none is
-// left; the caller must not be in it. New processes that they fork meanwhile are
+// left but the caller. New processes that they fork meanwhile are
 // killed too. It returns ctx's error, naming what lives on, if that takes too long.
 func Kill(ctx context.Context, path string) error {
 	pause := time.Millisecond

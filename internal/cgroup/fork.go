@@ -3,10 +3,11 @@ package cgroup
 import (
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rktnetes/rktshim/internal/thread"
 )
 
 // OnThreadIn runs f on a thread of its own that has joined the given group folders
@@ -18,19 +19,15 @@ func OnThreadIn(dirs []string, f func() error) error {
 	if len(dirs) == 0 {
 		return f()
 	}
-	errs := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	return thread.Run(func() error {
 		for _, dir := range dirs {
 			// "0" is the writing thread, which needs no lock of all forks.
 			if err := writeFile(filepath.Join(dir, "tasks"), "0"); err != nil {
-				errs <- fmt.Errorf("join cgroup %s: %w", dir, err)
-				return
+				return fmt.Errorf("join cgroup %s: %w", dir, err)
 			}
 		}
-		errs <- f()
-	}()
-	return <-errs
+		return f()
+	})
 }
 
 // ForkInto calls f, which is to fork with the given attributes: the process is then

@@ -6,21 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 
 	"golang.org/x/sys/unix"
-)
 
-// onThread runs f on a thread that dies with it. Nothing that f forks may have a
-// parent death signal.
-func onThread(f func() error) error {
-	errs := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		errs <- f()
-	}()
-	return <-errs
-}
+	"github.com/rktnetes/rktshim/internal/thread"
+)
 
 // New makes one namespace of each kind, named as below /proc/<pid>/ns, runs setup
 // inside all of them, and returns them open, in the order of kinds. The caller
@@ -36,7 +26,7 @@ func New(kinds []string, setup func() error) ([]*os.File, error) {
 		flags |= flag
 	}
 	var files []*os.File
-	err := onThread(func() error {
+	err := thread.Run(func() error {
 		if flags != 0 {
 			if err := unix.Unshare(flags); err != nil {
 				return fmt.Errorf("make namespaces %v: %w", kinds, err)
@@ -63,7 +53,7 @@ var unshareFlags = map[string]int{"net": unix.CLONE_NEWNET, "ipc": unix.CLONE_NE
 // In runs f on a thread that has joined the given namespaces; nil ones are left
 // out. Mount and user namespaces cannot be joined so.
 func In(files []*os.File, f func() error) error {
-	return onThread(func() error {
+	return thread.Run(func() error {
 		for _, file := range files {
 			if file == nil {
 				continue

@@ -50,6 +50,12 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	supervisorBinary = filepath.Join(dir, "rkt-supervisor")
+	if have := os.Getenv("RKTT_SUPERVISOR"); have != "" { // where there is no Go
+		supervisorBinary = have
+		code := m.Run()
+		sweep()
+		os.Exit(code)
+	}
 	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", supervisorBinary, "github.com/rktnetes/rktshim/cmd/rkt-supervisor")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOEXPERIMENT=nogreenteagc") // as the Makefile does
 	if out, err := build.CombinedOutput(); err != nil {
