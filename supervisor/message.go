@@ -356,7 +356,7 @@ func (r *Reply) Fail(err error) {
 
 // Err returns the error that the reply reports, of the same class as on the other
 // side, or nil.
-func (r *Reply) Err() error {
+func (r Reply) Err() error {
 	if r.Error == "" {
 		return nil
 	}
