@@ -54,6 +54,10 @@ func supervise(podDir, runDir string) error {
 	if err != nil {
 		return err
 	}
+	listener, err := passedListener()
+	if err != nil {
+		return err
+	}
 	s, err := server.New(server.Config{
 		PodDir: podDir,
 		RunDir: runDir,
@@ -63,7 +67,7 @@ func supervise(podDir, runDir string) error {
 			"fly":    fly.Isolator{},
 		},
 		Init:     []string{self, "init"},
-		Listener: passedListener(),
+		Listener: listener,
 		Log:      os.Stderr,
 	})
 	if err != nil {
@@ -74,13 +78,26 @@ func supervise(podDir, runDir string) error {
 	return s.Run(ctx)
 }
 
-// passedListener returns stdin if it is a listening socket.
-func passedListener() *os.File {
+// passedListener returns stdin if it is a listening socket, and puts /dev/null in
+// its place, so that no other file becomes descriptor 0.
+func passedListener() (*os.File, error) {
 	listening, err := unix.GetsockoptInt(0, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	if err != nil || listening == 0 {
-		return nil
+		return nil, nil
 	}
-	return os.Stdin
+	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("take over the socket: %w", err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	if err := unix.Dup3(int(null.Fd()), 0, 0); err != nil {
+		return nil, fmt.Errorf("take over the socket: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "supervisor socket"), nil
 }
 
 // beInit is pid 1 of a pod: it keeps the PID namespace alive until its stdin ends,

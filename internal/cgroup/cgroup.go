@@ -187,9 +187,10 @@ func readPIDs(path string) (pids []int) {
 	return pids
 }
 
-// Kill kills every process in the group and below it and waits until none is
-// left but the caller. New processes that they fork meanwhile are
-// killed too. It returns ctx's error, naming what lives on, if that takes too long.
+// Kill kills every process in the group and below it and waits until none is left;
+// new processes that they fork meanwhile are killed too. The caller must not be in
+// it, or it would freeze itself on v1. If it takes too long, the error is ctx's and
+// names what lives on.
 func Kill(ctx context.Context, path string) error {
 	pause := time.Millisecond
 	for first := true; ; first = false {

@@ -149,8 +149,11 @@ func (c *conn) take(ctx context.Context, req supervisor.Request, files []*os.Fil
 		c.mu.Unlock()
 		cancel()
 		c.answer(req, r, err)
-		if req.Op == supervisor.OpShutdown && err == nil {
-			c.s.finish() // only now, so that the answer is out
+		switch { // only now, so that the answer is out
+		case req.Op == supervisor.OpShutdown && err == nil:
+			c.s.finish()
+		case req.Op == supervisor.OpHello && c.s.bootFailed():
+			c.s.tellOnce.Do(func() { close(c.s.told) })
 		}
 		c.s.quiet.touch()
 	})
@@ -248,6 +251,16 @@ func (c *conn) handle(ctx context.Context, req supervisor.Request, files []*os.F
 	return r, err
 }
 
+// bootFailed says whether the boot has ended with an error.
+func (s *Server) bootFailed() bool {
+	select {
+	case <-s.booted:
+		return s.bootErr != nil
+	default:
+		return false
+	}
+}
+
 // hello waits for the boot and agrees on a version.
 func (s *Server) hello(ctx context.Context, req supervisor.Request) (r supervisor.Reply, err error) {
 	select {
@@ -256,7 +269,6 @@ func (s *Server) hello(ctx context.Context, req supervisor.Request) (r superviso
 		return r, ctx.Err()
 	}
 	if s.bootErr != nil {
-		s.tellOnce.Do(func() { defer close(s.told) })
 		return r, s.bootErr
 	}
 	version := min(req.Max, supervisor.VersionMax)
