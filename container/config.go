@@ -19,6 +19,8 @@ type request struct {
 	config  *runtimeapi.ContainerConfig
 	sandbox *runtimeapi.PodSandboxConfig
 	image   Image
+	filters *filters // nil: none are known
+	filter  filter   // set by configure if crun is about to compile it
 }
 
 func (r *request) security() *runtimeapi.LinuxContainerSecurityContext {
@@ -78,7 +80,7 @@ func (r *request) configure(n *Node, place *pod.Place) (pod.Configured, error) {
 	return pod.Configured{Config: config, Extra: kept, StopSignal: number}, nil
 }
 
-// spec is the whole translation. It has no annotations, on purpose.
+// spec is the whole translation. Of annotations it has ours at most, on purpose.
 func (r *request) spec(n *Node, place *pod.Place) (*specs.Spec, error) {
 	s, fly := r.security(), place.Pod.Spec.Flavor == "fly"
 	process, err := r.process(n, place)
@@ -112,7 +114,12 @@ func (r *request) spec(n *Node, place *pod.Place) (*specs.Spec, error) {
 	if err := setDevices(spec, r.config, s.GetPrivileged(), fly); err != nil {
 		return nil, err
 	}
-	spec.Linux.Seccomp, err = seccompOf(s.GetSeccomp(), spec, s.GetPrivileged())
+	if spec.Linux.Seccomp, err = seccompOf(s.GetSeccomp(), spec, s.GetPrivileged()); err != nil {
+		return nil, err
+	}
+	if n.CompiledSeccomp && r.filters != nil && spec.Linux.Seccomp != nil {
+		r.filter, err = r.filters.use(spec, place.RuntimeState)
+	}
 	return spec, err
 }
 

@@ -19,7 +19,7 @@ func (s *Service) CreateContainer(ctx context.Context, req *runtimeapi.CreateCon
 	if err != nil {
 		return nil, fmt.Errorf("create container: %w", err)
 	}
-	r := &request{config: req.GetConfig(), sandbox: req.GetSandboxConfig()}
+	r := &request{config: req.GetConfig(), sandbox: req.GetSandboxConfig(), filters: &s.filters}
 	if err := r.check(&s.node, &p); err != nil {
 		return nil, fmt.Errorf("create container %s: %w", r.config.GetMetadata().GetName(), err)
 	}
@@ -36,6 +36,7 @@ func (s *Service) CreateContainer(ctx context.Context, req *runtimeapi.CreateCon
 	if err != nil {
 		return nil, err
 	}
+	s.filters.learn(&r.filter)
 	return &runtimeapi.CreateContainerResponse{ContainerId: string(id)}, nil
 }
 

@@ -92,14 +92,14 @@ func sweep() {
 // node is an engine with real supervisors and a real OCI runtime; images are one
 // folder with busybox in it.
 type node struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	engine *pod.Engine
 	*container.Service
 	stop func()
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	n := &node{t: t, dir: t.TempDir()}
 	t.Cleanup(n.requireNothingLeft)
 	n.start()
@@ -122,6 +122,7 @@ func (n *node) start() {
 	require.NoError(t, err)
 	facts, err := container.LocalNode()
 	require.NoError(t, err)
+	facts.CompiledSeccomp = true
 	n.Service = container.New(facts, n.engine, busybox{})
 	require.NoError(t, n.engine.Recover(t.Context()))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -402,4 +403,27 @@ func TestExecIsKilledAtItsTimeout(t *testing.T) {
 	_, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c, Cmd: []string{"sh", "-c", "sleep 77 & sleep 78"}, Timeout: 1})
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NotContains(t, n.exec(c, "ps"), "sleep 7")
+}
+
+// The first container has its filter compiled by crun, the second gets the program:
+// both must forbid and allow the same.
+func TestCompiledFilterIsInForce(t *testing.T) {
+	n := newNode(t)
+	profile := filepath.Join(t.TempDir(), "profile.json")
+	require.NoError(t, os.WriteFile(profile, []byte(`{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+		{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO","errnoRet":95}]}`), 0o600))
+	id := n.launch("lean", nil)
+	for i, compiled := range []bool{false, true} {
+		c := n.run(id, "sleep 100", func(c *runtimeapi.ContainerConfig) {
+			c.Linux.SecurityContext.Seccomp = &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: profile}
+		})
+		config, err := os.ReadFile(filepath.Join(n.dir, "pods", string(id), "apps", c, "bundle/config.json"))
+		require.NoError(t, err)
+		require.Equal(t, compiled, strings.Contains(string(config), "run.oci.seccomp_bpf_data"), i)
+		require.Contains(t, n.exec(c, "grep", "Seccomp:", "/proc/1/status"), "2")
+		resp, err := n.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: c, Cmd: []string{"mkdir", "/tmp/x"}})
+		require.NoError(t, err)
+		require.Contains(t, string(resp.Stderr), "not supported", "forbidden with the errno of the profile")
+		n.exec(c, "ls", "/")
+	}
 }

@@ -25,6 +25,9 @@ type Node struct {
 	RecursiveReadOnly bool
 	// OOMScoreMin is the lowest oom_score_adj that a container can be given.
 	OOMScoreMin int
+	// CompiledSeccomp says that the OCI runtime is crun, which takes a filter that
+	// is compiled already. LocalNode does not know the runtime.
+	CompiledSeccomp bool
 	// SELinux and AppArmor say whether the kernel enforces them.
 	SELinux, AppArmor bool
 }

@@ -57,6 +57,8 @@ type Service struct {
 	node   Node
 	apps   apps
 	images images
+
+	filters filters
 }
 
 // New returns a service for a node, see LocalNode.

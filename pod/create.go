@@ -29,6 +29,10 @@ type Place struct {
 	// TargetPID is the path of the PID namespace of AppSpec.PIDOf; empty without.
 	TargetPID string
 
+	// RuntimeState is the folder in which the OCI runtime keeps what it knows of the
+	// app, once it is created; only root can write there.
+	RuntimeState string
+
 	ResolvConf string // path of the pod's resolv.conf on the host; empty: none
 	Shm        string // path of the pod's shared memory on the host; empty: none
 }
@@ -172,6 +176,8 @@ func (e *Engine) place(rec *appRecord, root string) (Place, error) {
 		App:    rec.ID,
 		Root:   root,
 		Cgroup: appCgroup(p.Cgroup, rec.ID),
+		// supervisor/server keeps the runtime's state in "oci" of the run folder.
+		RuntimeState: filepath.Join(e.runDir(p.ID), "oci", string(rec.ID)),
 		Namespace: func(kind stage1.Kind) string {
 			own := map[stage1.Kind]bool{stage1.Network: s1.Network != "", stage1.IPC: s1.OwnIPC, stage1.UTS: s1.OwnUTS, stage1.PID: s1.SharedPID}
 			if !own[kind] {
