@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 		sweep()
 		os.Exit(code)
 	}
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", supervisorBinary, "github.com/rktnetes/rktshim/cmd/rkt-supervisor")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w -E main.entry", "-o", supervisorBinary, "github.com/rktnetes/rktshim/cmd/rkt-supervisor")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOEXPERIMENT=nogreenteagc") // as the Makefile does
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(string(out))
