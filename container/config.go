@@ -44,9 +44,17 @@ func (r *request) check(n *Node, p *pod.Pod) error {
 		return notYet(in+"selinux_options", "SELinux is not built yet")
 	case !s.GetPrivileged() && s.GetApparmor() != nil && s.GetApparmor().ProfileType != runtimeapi.SecurityProfile_Unconfined:
 		return notYet(in+"apparmor", "AppArmor is not built yet, use Unconfined")
+	case s.GetSeccomp() == nil && !unconfined(s.GetSeccompProfilePath()):
+		return invalid(in+"seccomp_profile_path", "is no longer read, use seccomp")
+	case !s.GetPrivileged() && s.GetApparmor() == nil && !unconfined(s.GetApparmorProfile()):
+		return notYet(in+"apparmor_profile", "AppArmor is not built yet, use unconfined")
 	}
 	return checkNamespaces(s.GetNamespaceOptions(), p.Spec)
 }
+
+// unconfined says what the deprecated fields of profiles, which the kubelet fills in
+// beside the new ones, mean when they stand alone.
+func unconfined(profile string) bool { return profile == "" || profile == "unconfined" }
 
 func selinuxAsked(o *runtimeapi.SELinuxOption) bool {
 	return o.GetUser()+o.GetRole()+o.GetType()+o.GetLevel() != ""
@@ -104,9 +112,9 @@ func (r *request) spec(n *Node, place *pod.Place) (*specs.Spec, error) {
 	if !s.GetPrivileged() {
 		spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = s.GetMaskedPaths(), s.GetReadonlyPaths()
 	}
-	base := baseMounts(place, s.GetPrivileged())
+	base := baseMounts(place, s.GetPrivileged(), s.GetReadonlyRootfs())
 	if fly {
-		base = flyMounts(place)
+		base = flyMounts(place, s.GetReadonlyRootfs())
 	}
 	if spec.Mounts, spec.Linux.RootfsPropagation, err = n.withAsked(base, r.config); err != nil {
 		return nil, err

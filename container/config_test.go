@@ -14,7 +14,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/rktnetes/rktshim/pod"
-	"github.com/rktnetes/rktshim/stage1"
 )
 
 // testNode has a few capabilities, cgroup v1 and nothing special.
@@ -29,7 +28,7 @@ func testPlace(t *testing.T) *pod.Place {
 	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/group"), []byte("root:x:0:\nweb:x:34:\nextra:x:50:web\n"), 0o644))
 	return &pod.Place{
 		Pod: pod.Pod{ID: "p1", Spec: &pod.Spec{Flavor: "lean", Hostname: "web"}}, App: "a1", Root: root, Cgroup: "/k8s_p1/a1",
-		Namespace:  func(kind stage1.Kind) string { return "/run/ns/" + string(kind) },
+		Namespace:  func(kind pod.NamespaceKind) string { return "/run/ns/" + string(kind) },
 		ResolvConf: "/pods/p1/resolv.conf", Shm: "/run/p1/shm",
 	}
 }
@@ -266,7 +265,7 @@ func TestMountAskedForReplacesOursAndOuterOnesComeFirst(t *testing.T) {
 	place := testPlace(t)
 	asked := []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/etc/resolv.conf"}, {HostPath: dir, ContainerPath: "/a/b"}, {HostPath: dir, ContainerPath: "/a"}}
 
-	mounts, _, err := n.withAsked(baseMounts(place, false), &runtimeapi.ContainerConfig{Mounts: asked})
+	mounts, _, err := n.withAsked(baseMounts(place, false, false), &runtimeapi.ContainerConfig{Mounts: asked})
 
 	require.NoError(t, err)
 	at := map[string]int{}

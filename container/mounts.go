@@ -19,7 +19,7 @@ import (
 )
 
 // baseMounts are what every container finds, besides what it asks for.
-func baseMounts(place *pod.Place, privileged bool) []specs.Mount {
+func baseMounts(place *pod.Place, privileged, readonlyRoot bool) []specs.Mount {
 	access := "ro"
 	if privileged {
 		access = "rw"
@@ -32,19 +32,24 @@ func baseMounts(place *pod.Place, privileged bool) []specs.Mount {
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
 	}
-	return append(mounts, podMounts(place)...)
+	return append(mounts, podMounts(place, readonlyRoot)...)
 }
 
 // flyMounts lend the host's own, for that is all the isolation that fly has.
-func flyMounts(place *pod.Place) (mounts []specs.Mount) {
+func flyMounts(place *pod.Place, readonlyRoot bool) (mounts []specs.Mount) {
 	for _, dir := range []string{"/proc", "/dev", "/sys"} {
 		mounts = append(mounts, specs.Mount{Destination: dir, Type: "bind", Source: dir, Options: []string{"rbind", "rslave", "rw"}})
 	}
-	return append(mounts, podMounts(place)...)
+	return append(mounts, podMounts(place, readonlyRoot)...)
 }
 
-// podMounts are what all containers of a pod share.
-func podMounts(place *pod.Place) (mounts []specs.Mount) {
+// podMounts are what all containers of a pod share. resolv.conf is as writable as
+// the root that it appears in.
+func podMounts(place *pod.Place, readonlyRoot bool) (mounts []specs.Mount) {
+	access := "rw"
+	if readonlyRoot {
+		access = "ro"
+	}
 	switch {
 	case place.Shm != "":
 		mounts = append(mounts, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: place.Shm, Options: []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"}})
@@ -52,7 +57,7 @@ func podMounts(place *pod.Place) (mounts []specs.Mount) {
 		mounts = append(mounts, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"rbind", "rslave", "nosuid", "noexec", "nodev", "rw"}})
 	}
 	if place.ResolvConf != "" {
-		mounts = append(mounts, specs.Mount{Destination: "/etc/resolv.conf", Type: "bind", Source: place.ResolvConf, Options: []string{"rbind", "rprivate", "rw"}})
+		mounts = append(mounts, specs.Mount{Destination: "/etc/resolv.conf", Type: "bind", Source: place.ResolvConf, Options: []string{"rbind", "rprivate", access}})
 	}
 	return mounts
 }

@@ -5,7 +5,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/rktnetes/rktshim/pod"
-	"github.com/rktnetes/rktshim/stage1"
 )
 
 // checkNamespaces refuses what the container's pod cannot give.
@@ -36,16 +35,16 @@ func (n *Node) namespaces(o *runtimeapi.NamespaceOption, place *pod.Place, privi
 		return out
 	}
 	for _, join := range []struct {
-		kind stage1.Kind
+		kind pod.NamespaceKind
 		oci  specs.LinuxNamespaceType
-	}{{stage1.Network, specs.NetworkNamespace}, {stage1.IPC, specs.IPCNamespace}, {stage1.UTS, specs.UTSNamespace}} {
+	}{{pod.NetworkNamespace, specs.NetworkNamespace}, {pod.IPCNamespace, specs.IPCNamespace}, {pod.UTSNamespace, specs.UTSNamespace}} {
 		if path := place.Namespace(join.kind); path != "" {
 			out = append(out, specs.LinuxNamespace{Type: join.oci, Path: path})
 		}
 	}
 	switch o.GetPid() {
 	case runtimeapi.NamespaceMode_POD:
-		out = append(out, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: place.Namespace(stage1.PID)})
+		out = append(out, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: place.Namespace(pod.PIDNamespace)})
 	case runtimeapi.NamespaceMode_CONTAINER:
 		out = append(out, specs.LinuxNamespace{Type: specs.PIDNamespace})
 	case runtimeapi.NamespaceMode_TARGET:

@@ -17,7 +17,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/rktnetes/rktshim/pod"
-	"github.com/rktnetes/rktshim/supervisor"
 )
 
 // Image is what a container needs to know of its image.
@@ -49,7 +48,7 @@ type apps interface {
 	RemoveApp(ctx context.Context, id pod.AppID) error
 	UpdateApp(ctx context.Context, id pod.AppID, resources []byte, change func(*pod.AppSpec) (json.RawMessage, error)) error
 	ReopenLog(ctx context.Context, id pod.AppID) error
-	ExecSync(ctx context.Context, id pod.AppID, process []byte, timeout time.Duration, limit int) (supervisor.ExecOutput, error)
+	ExecSync(ctx context.Context, id pod.AppID, process []byte, timeout time.Duration, limit int) (pod.ExecOutput, error)
 }
 
 // Service answers CRI's Container calls. Its methods are safe for concurrent use.

@@ -15,7 +15,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/rktnetes/rktshim/pod"
-	"github.com/rktnetes/rktshim/supervisor"
 )
 
 // fakeApps keeps one pod and its apps in memory.
@@ -26,7 +25,7 @@ type fakeApps struct {
 	order  []pod.AppID
 	config []byte
 	did    []string
-	out    supervisor.ExecOutput
+	out    pod.ExecOutput
 	spec   json.RawMessage // process of the last exec, or resources of the last update
 	err    error
 }
@@ -96,7 +95,7 @@ func (f *fakeApps) UpdateApp(_ context.Context, id pod.AppID, doc []byte, change
 	return err
 }
 
-func (f *fakeApps) ExecSync(_ context.Context, _ pod.AppID, process []byte, _ time.Duration, _ int) (supervisor.ExecOutput, error) {
+func (f *fakeApps) ExecSync(_ context.Context, _ pod.AppID, process []byte, _ time.Duration, _ int) (pod.ExecOutput, error) {
 	f.spec = process
 	return f.out, f.err
 }
@@ -153,9 +152,9 @@ func TestStatusTellsWhatWasAskedAndWhatBecameOfIt(t *testing.T) {
 	require.Equal(t, []int64{0}, st.User.Linux.SupplementalGroups)
 	require.Equal(t, runtimeapi.Signal_SIGINT, st.StopSignal)
 	for _, c := range []struct {
-		exit   supervisor.Exit
+		exit   pod.Exit
 		reason string
-	}{{supervisor.Exit{}, "Completed"}, {supervisor.Exit{Code: 1}, "Error"}, {supervisor.Exit{Code: 137, OOMKilled: true}, "OOMKilled"}} {
+	}{{pod.Exit{}, "Completed"}, {pod.Exit{Code: 1}, "Error"}, {pod.Exit{Code: 137, OOMKilled: true}, "OOMKilled"}} {
 		c.exit.FinishedAt = time.Unix(1700000005, 0)
 		f.apps["app-0"].State, f.apps["app-0"].Exit = pod.Exited, &c.exit
 		st = status()
@@ -180,7 +179,9 @@ func TestWhatIsImpossibleOrNotBuiltIsRefusedByItsField(t *testing.T) {
 		"selinux_options": func(_ *runtimeapi.CreateContainerRequest, s *sc) {
 			s.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"}
 		},
-		"apparmor": func(_ *runtimeapi.CreateContainerRequest, s *sc) { s.Apparmor = &runtimeapi.SecurityProfile{} },
+		"apparmor":             func(_ *runtimeapi.CreateContainerRequest, s *sc) { s.Apparmor = &runtimeapi.SecurityProfile{} },
+		"seccomp_profile_path": func(_ *runtimeapi.CreateContainerRequest, s *sc) { s.SeccompProfilePath = "localhost/x" },
+		"apparmor_profile":     func(_ *runtimeapi.CreateContainerRequest, s *sc) { s.ApparmorProfile = "runtime/default" },
 		"target_id": func(_ *runtimeapi.CreateContainerRequest, s *sc) {
 			s.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: "nope"}
 		},
@@ -323,7 +324,7 @@ func TestExecRunsAnotherCommandAsTheContainersOwn(t *testing.T) {
 	req.Config.Linux.SecurityContext.RunAsUser = &runtimeapi.Int64Value{Value: 33}
 	_, err := s.CreateContainer(t.Context(), req)
 	require.NoError(t, err)
-	f.out = supervisor.ExecOutput{Stdout: []byte("o"), Stderr: []byte("e"), Exit: supervisor.Exit{Code: 4}}
+	f.out = pod.ExecOutput{Stdout: []byte("o"), Stderr: []byte("e"), Exit: pod.Exit{Code: 4}}
 
 	resp, err := s.ExecSync(t.Context(), &runtimeapi.ExecSyncRequest{ContainerId: "app-0", Cmd: []string{"true"}, Timeout: 1})
 

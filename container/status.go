@@ -8,7 +8,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/rktnetes/rktshim/pod"
-	"github.com/rktnetes/rktshim/supervisor"
 )
 
 // ContainerStatus implements runtime.v1.RuntimeService, from memory. An unknown
@@ -68,7 +67,7 @@ func statusOf(app *pod.App) (*runtimeapi.ContainerStatus, error) {
 }
 
 // reason is what users read in "kubectl describe"; the kubelet depends on the first.
-func reason(e *supervisor.Exit) string {
+func reason(e *pod.Exit) string {
 	switch {
 	case e.OOMKilled:
 		return "OOMKilled"

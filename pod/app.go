@@ -45,6 +45,7 @@ func (e *Engine) StartApp(ctx context.Context, id AppID) error {
 		a.rec.StartedAt = started
 		rec = a.rec
 	})
+	rec.State = Running // that it has exited since is told by exit.json
 	// For the case that supervisor and engine are both killed: it runs, come what may.
 	if err := rec.write(e.appDir(app.Pod, id)); err != nil {
 		klog.FromContext(ctx).Error(err, "The start of an app is not on disk", "appID", id)
@@ -79,7 +80,7 @@ func (e *Engine) StopApp(ctx context.Context, id AppID, grace time.Duration) err
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("stop app %s: %w", id, err)
-	case errdefs.IsFailedPrecondition(err): // its pod has ended meanwhile
+	case c == nil && errdefs.IsFailedPrecondition(err): // its pod has ended meanwhile
 		return nil
 	case errdefs.IsUnavailable(err):
 		return e.endIfGone(ctx, app.Pod)
@@ -153,7 +154,8 @@ func (e *Engine) dropFromSupervisor(ctx context.Context, pod ID, app AppID) erro
 
 // UpdateApp applies resources, the JSON of linux.resources in the OCI spec, and
 // keeps change's answer as the app's Extra. Either both have happened or, on an
-// error, neither.
+// error, neither; if ctx ended, or the supervisor went, meanwhile, the limits may
+// be the new ones, and the call should be repeated.
 func (e *Engine) UpdateApp(ctx context.Context, id AppID, resources []byte, change func(*AppSpec) (json.RawMessage, error)) error {
 	if err := e.work.Lock(ctx, string(id)); err != nil {
 		return err

@@ -94,8 +94,9 @@ type roots interface {
 	RootIDs(ctx context.Context) ([]string, error)
 }
 
-// Engine runs the pods of one node. Its methods are safe for concurrent use. It
-// serves after Recover; Run does what nobody asks for.
+// Engine runs the pods of one node. Its methods are safe for concurrent use. Its
+// owner calls Recover first, which makes it ready to serve, then Collect, then Run,
+// which does what nobody asks for.
 type Engine struct {
 	cfg      Config
 	launcher launch.Launcher

@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/rktnetes/rktshim/network"
 	"github.com/rktnetes/rktshim/pod"
 )
 
@@ -138,7 +137,7 @@ func setNetwork(spec *pod.Spec, config *runtimeapi.PodSandboxConfig) (err error)
 		return nil
 	}
 	for _, m := range config.GetPortMappings() {
-		spec.Ports = append(spec.Ports, network.PortMapping{
+		spec.Ports = append(spec.Ports, pod.PortMapping{
 			HostPort:      int(m.HostPort),
 			ContainerPort: int(m.ContainerPort),
 			Protocol:      m.Protocol.String(),
@@ -146,7 +145,7 @@ func setNetwork(spec *pod.Spec, config *runtimeapi.PodSandboxConfig) (err error)
 		})
 	}
 	dns := config.GetDnsConfig()
-	spec.DNS = network.DNS{Servers: dns.GetServers(), Searches: dns.GetSearches(), Options: dns.GetOptions()}
+	spec.DNS = pod.DNS{Servers: dns.GetServers(), Searches: dns.GetSearches(), Options: dns.GetOptions()}
 	if spec.Bandwidth.Ingress, err = bandwidth(config.GetAnnotations(), "kubernetes.io/ingress-bandwidth"); err != nil {
 		return err
 	}

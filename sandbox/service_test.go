@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/rktnetes/rktshim/network"
 	"github.com/rktnetes/rktshim/pod"
 )
 
@@ -34,7 +33,7 @@ func (f *fakePods) Launch(_ context.Context, spec pod.Spec) (pod.ID, error) {
 	id := pod.ID(fmt.Sprintf("pod-%d", len(f.pods)))
 	p := &pod.Pod{ID: id, Spec: &spec, State: pod.Running, CreatedAt: time.Unix(1700000000, 5)}
 	if !spec.HostNetwork {
-		p.Network = network.Result{IPs: []netip.Addr{netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("fd00::2")}}
+		p.Network = pod.NetworkResult{IPs: []netip.Addr{netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("fd00::2")}}
 	}
 	f.pods[id] = p
 	return id, nil
@@ -125,9 +124,9 @@ func TestConfigBecomesASpec(t *testing.T) {
 		ResolvConf:   "search a.local b\nnameserver 10.0.0.10\nnameserver 1.1.1.1\noptions ndots:5\n",
 		CgroupParent: "/kubepods/burstable/podu1",
 		LogDir:       "/var/log/pods/x",
-		Ports:        []network.PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "SCTP", HostIP: "127.0.0.1"}},
-		Bandwidth:    network.Bandwidth{Ingress: 10e6},
-		DNS:          network.DNS{Servers: []string{"10.0.0.10", "1.1.1.1"}, Searches: []string{"a.local", "b"}, Options: []string{"ndots:5"}},
+		Ports:        []pod.PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "SCTP", HostIP: "127.0.0.1"}},
+		Bandwidth:    pod.Bandwidth{Ingress: 10e6},
+		DNS:          pod.DNS{Servers: []string{"10.0.0.10", "1.1.1.1"}, Searches: []string{"a.local", "b"}, Options: []string{"ndots:5"}},
 		Labels:       map[string]string{"io.kubernetes.pod.uid": "u1"},
 		Annotations:  map[string]string{"k": "v", "kubernetes.io/ingress-bandwidth": "10M"},
 	}, spec)
