@@ -1,0 +1,331 @@
+// Package cgroup makes, fills, kills and removes the cgroups of a pod, on cgroup
+// v1, hybrid and v2 hosts, by plain file access: it is linked into the resident
+// supervisor. Limits are the OCI runtime's and the kubelet's business.
+//
+// A group is named by its path from the root of every hierarchy, as in
+// /kubepods/pod1/k8s_1: on v1 it is one folder in each hierarchy, on v2 a single
+// one. "The host" below is how /sys/fs/cgroup looks to the calling process.
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// root is where the hierarchies are mounted, by convention of every init system.
+const root = "/sys/fs/cgroup"
+
+// Unified says whether the host has cgroup v2 only. The first answer is kept.
+var Unified = sync.OnceValue(func() bool {
+	var st unix.Statfs_t
+	return unix.Statfs(root, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
+})
+
+// hierarchies returns the folders at which hierarchies are mounted, as they were at
+// the first call.
+var hierarchies = sync.OnceValues(func() ([]string, error) {
+	if Unified() {
+		return []string{root}, nil
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return nil, fmt.Errorf("list cgroup hierarchies: %w", err)
+	}
+	var dirs []string
+	for _, e := range entries {
+		dir := filepath.Join(root, e.Name())
+		if e.IsDir() && exists(filepath.Join(dir, "cgroup.procs")) { // links like cpu > cpu,cpuacct are no folders
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs, nil
+})
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// Make makes the group in every hierarchy; one that is there already is taken as
+// it is. New cpuset groups on v1 get their parent's cpus and nodes, without which
+// nothing could join them.
+func Make(path string) error {
+	hs, err := hierarchies()
+	if err != nil {
+		return err
+	}
+	for _, h := range hs {
+		if err := makeIn(h, path); err != nil {
+			return fmt.Errorf("make cgroup %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+func makeIn(hierarchy, path string) error {
+	dir := filepath.Join(hierarchy, path)
+	if exists(dir) || dir == hierarchy {
+		return nil
+	}
+	if err := makeIn(hierarchy, filepath.Dir(filepath.Clean("/"+path))); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return inheritCPUs(dir)
+}
+
+// inheritCPUs does nothing outside a v1 cpuset hierarchy.
+func inheritCPUs(dir string) error {
+	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
+		own, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil || Unified() || strings.TrimSpace(string(own)) != "" {
+			continue
+		}
+		above, err := os.ReadFile(filepath.Join(filepath.Dir(dir), name))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), above, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Dirs returns the group's folders that exist.
+func Dirs(path string) []string {
+	hs, err := hierarchies()
+	if err != nil {
+		return nil
+	}
+	var dirs []string
+	for _, h := range hs {
+		if dir := filepath.Join(h, path); exists(dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// Join moves a process, with all its threads, into the group in every hierarchy
+// in which the group exists.
+func Join(path string, pid int) error {
+	for _, dir := range Dirs(path) {
+		err := writeFile(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(pid))
+		if err != nil {
+			return fmt.Errorf("move process %d into cgroup %s: %w", pid, path, err)
+		}
+	}
+	return nil
+}
+
+func writeFile(path, text string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+// Procs returns the processes in the group and below it, in all hierarchies, each
+// once, as pids of the caller's PID namespace, without the caller itself, of which a
+// thread may be there to fork (OnThreadIn). A group that does not exist is empty.
+func Procs(path string) []int {
+	seen := map[int]bool{os.Getpid(): true}
+	var pids []int
+	for _, dir := range Dirs(path) {
+		walk(dir, func(d string) {
+			for _, pid := range readPIDs(filepath.Join(d, "cgroup.procs")) {
+				if !seen[pid] {
+					seen[pid] = true
+					pids = append(pids, pid)
+				}
+			}
+		})
+	}
+	return pids
+}
+
+// walk calls f with every group folder below dir, children first. The folders may
+// change meanwhile.
+func walk(dir string, f func(dir string)) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			walk(filepath.Join(dir, e.Name()), f)
+		}
+	}
+	f(dir)
+}
+
+func readPIDs(path string) (pids []int) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	for _, s := range strings.Fields(string(text)) {
+		if pid, err := strconv.Atoi(s); err == nil && pid > 0 { // 0: outside our PID namespace
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// Kill kills every process in the group and below it and waits until none is left;
+// new processes that they fork meanwhile are killed too. The caller must not be in
+// it, or it would freeze itself on v1. If it takes too long, the error is ctx's and
+// names what lives on.
+func Kill(ctx context.Context, path string) error {
+	pause := time.Millisecond
+	for first := true; ; first = false {
+		pids := Procs(path)
+		if len(pids) == 0 {
+			return nil
+		}
+		if first || pause >= 16*time.Millisecond {
+			killAll(path, pids)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("kill cgroup %s: %d processes live on, the first is %d: %w", path, len(pids), pids[0], ctx.Err())
+		case <-time.After(pause): // v1 has no notice of an empty group
+			pause = min(2*pause, 50*time.Millisecond)
+		}
+	}
+}
+
+// killAll sends one round of SIGKILL. On v2 the kernel does it whole; on v1 the
+// group is frozen meanwhile, so that nothing forks past us.
+func killAll(path string, pids []int) {
+	if Unified() && writeFile(filepath.Join(root, path, "cgroup.kill"), "1") == nil {
+		return
+	}
+	freezer := filepath.Join(root, "freezer", path, "freezer.state")
+	frozen := writeFile(freezer, "FROZEN") == nil
+	if frozen {
+		pids = Procs(path)
+	}
+	for _, pid := range pids {
+		_ = unix.Kill(pid, unix.SIGKILL) // it may have exited
+	}
+	if frozen {
+		_ = writeFile(freezer, "THAWED") // and those below a freezer of their own:
+		walk(filepath.Dir(freezer), func(d string) { _ = writeFile(filepath.Join(d, "freezer.state"), "THAWED") })
+	}
+}
+
+// Remove removes the group and all groups below it, which must be empty. One that
+// does not exist is no error. A group whose last process is just exiting is busy
+// for a moment: Remove tries again until ctx is done.
+func Remove(ctx context.Context, path string) error {
+	if filepath.Clean("/"+path) == "/" {
+		return fmt.Errorf("remove cgroup %q: refusing the root", path)
+	}
+	pause := time.Millisecond
+	for {
+		var last error
+		for _, dir := range Dirs(path) {
+			walk(dir, func(d string) {
+				if err := unix.Rmdir(d); err != nil && !errors.Is(err, unix.ENOENT) {
+					last = fmt.Errorf("remove cgroup %s: %w", d, err)
+				}
+			})
+		}
+		if last == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return last
+		case <-time.After(pause):
+			pause = min(2*pause, 50*time.Millisecond)
+		}
+	}
+}
+
+// OOMKills returns how many processes of the group itself the kernel has killed
+// for want of memory. A group that does not exist has none.
+func OOMKills(path string) int64 {
+	file, field := filepath.Join(root, "memory", path, "memory.oom_control"), "oom_kill"
+	if Unified() {
+		file = filepath.Join(root, path, "memory.events")
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if f := strings.Fields(line); len(f) == 2 && f[0] == field {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// Of returns the calling process's group in the hierarchy that names units: v2,
+// or name=systemd, or the first there is.
+func Of(pid int) (string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return "", err
+	}
+	var path string
+	for line := range strings.Lines(string(text)) {
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) != 3 {
+			continue
+		}
+		switch {
+		case f[1] == "name=systemd", f[0] == "0" && Unified():
+			return f[2], nil
+		case path == "":
+			path = f[2]
+		}
+	}
+	return path, nil
+}
+
+// Controller returns the name of the v1 hierarchy that dir, one of Dirs(path),
+// lies in: that of its mount, as "freezer" or "cpu,cpuacct"; empty on v2.
+func Controller(dir, path string) string {
+	h := strings.TrimSuffix(dir, strings.TrimSuffix(filepath.Clean("/"+path), "/"))
+	if h == root {
+		return ""
+	}
+	return filepath.Base(h)
+}
+
+// Children returns the names of the groups right below, in any hierarchy.
+func Children(path string) (names []string) {
+	seen := map[string]bool{}
+	for _, dir := range Dirs(path) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			if e.IsDir() && !seen[e.Name()] {
+				seen[e.Name()] = true
+				names = append(names, e.Name())
+			}
+		}
+	}
+	return names
+}

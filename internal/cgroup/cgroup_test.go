@@ -1,0 +1,101 @@
+package cgroup_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/rktnetes/rktshim/internal/cgroup"
+)
+
+// group makes a group for the test, swept of what a killed run has left.
+func group(t *testing.T) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("cgroups take root")
+	}
+	path := "/rktt-cgroup/" + strings.ToLower(t.Name())
+	clean := func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		require.NoError(t, cgroup.Kill(ctx, path))
+		require.NoError(t, cgroup.Remove(ctx, path))
+	}
+	clean()
+	t.Cleanup(func() {
+		clean()
+		_ = cgroup.Remove(t.Context(), "/rktt-cgroup") // the last one succeeds
+	})
+	require.NoError(t, cgroup.Make(path))
+	return path
+}
+
+// start runs a shell script that is born in the group.
+func start(t *testing.T, path, script string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/bin/sh", "-c", script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	require.NoError(t, cgroup.ForkInto(path, cmd.SysProcAttr, cmd.Start))
+	t.Cleanup(func() {
+		require.NoError(t, cgroup.Kill(context.Background(), path))
+		_ = cmd.Wait() // killed, or ended as it should
+	})
+	return cmd
+}
+
+func TestProcessIsBornInTheGroup(t *testing.T) {
+	path := group(t)
+	cmd := start(t, path, "sleep 1000 & sleep 1000")
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/cgroup")
+	require.NoError(t, err)
+	require.Equal(t, len(cgroup.Dirs(path)), strings.Count(string(text), path+"\n"), string(text))
+	own, err := os.ReadFile("/proc/self/cgroup")
+	require.NoError(t, err)
+	require.NotContains(t, string(own), path, "we stay outside")
+}
+
+func TestKillEndsTheTreeAndForkBombs(t *testing.T) {
+	path := group(t)
+	require.NoError(t, cgroup.Make(path+"/below"))
+	start(t, path+"/below", "setsid sleep 1000 & sleep 1000")
+	start(t, path, "while :; do (sleep 0.01 &) ; done")
+	require.NoError(t, cgroup.Kill(t.Context(), path))
+	require.Empty(t, cgroup.Procs(path))
+	require.NoError(t, cgroup.Remove(t.Context(), path))
+	require.Empty(t, cgroup.Dirs(path))
+	require.NoError(t, cgroup.Kill(t.Context(), path), "nothing to kill")
+	require.NoError(t, cgroup.Remove(t.Context(), path), "nothing to remove")
+}
+
+func TestRemoveOfABusyGroupGivesUpWithItsContext(t *testing.T) {
+	path := group(t)
+	start(t, path, "sleep 1000")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, cgroup.Remove(ctx, path), unix.EBUSY)
+	require.Error(t, cgroup.Remove(t.Context(), "/"), "never the root")
+}
+
+func TestChildrenAndControllers(t *testing.T) {
+	path := group(t)
+	require.NoError(t, cgroup.Make(path+"/a"))
+	require.NoError(t, cgroup.Make(path+"/b"))
+	require.ElementsMatch(t, []string{"a", "b"}, cgroup.Children(path))
+	var names []string
+	for _, dir := range cgroup.Dirs(path) {
+		names = append(names, cgroup.Controller(dir, path))
+	}
+	if cgroup.Unified() {
+		require.Equal(t, []string{""}, names)
+	} else {
+		require.Contains(t, names, "freezer")
+	}
+}

@@ -1,0 +1,14 @@
+package fly_test
+
+import (
+	"testing"
+
+	"github.com/rktnetes/rktshim/stage1/fly"
+	"github.com/rktnetes/rktshim/stage1/stage1test"
+)
+
+func TestMain(m *testing.M) { stage1test.Main(m) }
+
+func TestSuite(t *testing.T) {
+	stage1test.Suite(t, fly.Isolator{}, stage1test.Traits{HostOnly: true})
+}

@@ -1,0 +1,171 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/rktnetes/rktshim/internal/cgroup"
+)
+
+// Detached launches supervisors as children of this process in a session and
+// cgroup of their own; they outlive it. Their stderr goes to supervisor.log in the
+// run folder. The zero value is ready for use.
+type Detached struct {
+	mu       sync.Mutex
+	children map[string]int // guarded by mu; pids of supervisors started, by pod, until reaped
+}
+
+// Cgroup implements Launcher.
+func (d *Detached) Cgroup(parent, pod string) (string, error) {
+	if err := checkPod(pod); err != nil {
+		return "", err
+	}
+	if parent != "" && !filepath.IsAbs(parent) {
+		return "", fmt.Errorf("cgroup parent %q: want an absolute path: %w", parent, errdefs.ErrInvalidArgument)
+	}
+	return filepath.Join("/", parent, prefix+pod), nil
+}
+
+// Launch implements Launcher. The supervisor enters its cgroup by itself.
+func (d *Detached) Launch(ctx context.Context, spec Spec) (err error) {
+	path, err := d.Cgroup(spec.Parent, spec.Pod)
+	if err != nil {
+		return err
+	}
+	d.reap()
+	if locked, err := hasSupervisor(spec.PodDir); err != nil || locked {
+		return errors.Join(err, alreadyRuns(spec, locked))
+	}
+	if err := cgroup.Make(path); err != nil {
+		return fmt.Errorf("launch pod %s: %w", spec.Pod, err)
+	}
+	if err := d.start(spec); err != nil {
+		if rerr := cgroup.Remove(ctx, path); rerr != nil {
+			err = fmt.Errorf("%w (undo: %v)", err, rerr)
+		}
+		return fmt.Errorf("launch pod %s: %w", spec.Pod, err)
+	}
+	return nil
+}
+
+func alreadyRuns(spec Spec, locked bool) error {
+	if !locked {
+		return nil
+	}
+	return fmt.Errorf("launch pod %s: it has a supervisor: %w", spec.Pod, errdefs.ErrAlreadyExists)
+}
+
+// hasSupervisor says whether somebody holds the lock of the pod's folder.
+func hasSupervisor(podDir string) (bool, error) {
+	f, err := os.Open(podDir)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}
+
+func (d *Detached) start(spec Spec) error {
+	listener, err := listen(spec)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	log, err := os.OpenFile(filepath.Join(spec.RunDir, "supervisor.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	pid, err := syscall.ForkExec(spec.Binary, []string{spec.Binary, spec.PodDir, spec.RunDir}, &syscall.ProcAttr{
+		Dir:   "/",
+		Env:   environment,
+		Files: []uintptr{listener.Fd(), log.Fd(), log.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		return fmt.Errorf("start %s: %w", spec.Binary, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.children == nil {
+		d.children = map[string]int{}
+	}
+	d.children[spec.Pod] = pid
+	return nil
+}
+
+// reap collects supervisors that have exited. It is called by every other method,
+// so none stays a zombie for longer than its pod's record, at no cost of a
+// goroutine and a thread per pod.
+func (d *Detached) reap() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for pod, pid := range d.children {
+		if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); got == pid || errors.Is(err, unix.ECHILD) {
+			delete(d.children, pod)
+		}
+	}
+}
+
+// Kill implements Launcher.
+func (d *Detached) Kill(ctx context.Context, parent, pod string) error {
+	path, err := d.Cgroup(parent, pod)
+	if err != nil {
+		return err
+	}
+	defer d.reap()
+	if err := d.killOutside(pod); err != nil {
+		return fmt.Errorf("kill pod %s: %w", pod, err)
+	}
+	if err := cgroup.Kill(ctx, path); err != nil {
+		return fmt.Errorf("kill pod %s: %w", pod, err)
+	}
+	return cgroup.Remove(ctx, path)
+}
+
+// killOutside kills a supervisor of ours that has not entered its cgroup yet.
+func (d *Detached) killOutside(pod string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	pid, ok := d.children[pod]
+	if !ok {
+		return nil
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil { // not reaped yet, so the pid is its
+		return err
+	}
+	var err error
+	for {
+		if _, err = unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	delete(d.children, pod)
+	return err
+}
+
+// List implements Launcher.
+func (d *Detached) List(_ context.Context, parents []string) (pods []string, err error) {
+	d.reap()
+	for _, parent := range parents {
+		for _, name := range cgroup.Children(filepath.Join("/", parent)) {
+			if pod, ok := strings.CutPrefix(name, prefix); ok && checkPod(pod) == nil {
+				pods = append(pods, pod)
+			}
+		}
+	}
+	return pods, nil
+}

@@ -1,0 +1,214 @@
+package launch_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/rktnetes/rktshim/internal/cgroup"
+	"github.com/rktnetes/rktshim/stage1"
+	"github.com/rktnetes/rktshim/supervisor"
+	"github.com/rktnetes/rktshim/supervisor/launch"
+)
+
+var binary string
+
+func TestMain(m *testing.M) {
+	if os.Getuid() != 0 {
+		fmt.Println("skipped: these tests make cgroups, which takes root")
+		return
+	}
+	// node.sh brings a binary along: there is no Go in the node.
+	if binary = os.Getenv("RKTT_SUPERVISOR"); binary == "" {
+		dir, err := os.MkdirTemp("", "rktt-launch")
+		if err != nil {
+			panic(err)
+		}
+		binary = filepath.Join(dir, "rkt-supervisor")
+		build := exec.Command("go", "build", "-o", binary, "github.com/rktnetes/rktshim/cmd/rkt-supervisor")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			panic(string(out))
+		}
+		defer os.RemoveAll(dir)
+	}
+	m.Run()
+}
+
+// launchers are those that this host can run, with a cgroup parent for each.
+func launchers(t *testing.T) map[string]launch.Launcher {
+	all := map[string]launch.Launcher{"rktt-launch": &launch.Detached{}}
+	l, done, err := launch.New(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(done)
+	if _, ok := l.(*launch.Systemd); ok {
+		all["rktt-launch.slice"] = l
+	}
+	return all
+}
+
+func each(t *testing.T, test func(t *testing.T, l launch.Launcher, parent string)) {
+	for parent, l := range launchers(t) {
+		t.Run(fmt.Sprintf("%T", l), func(t *testing.T) {
+			if parent == "rktt-launch" {
+				parent = "/rktt-launch"
+				_ = cgroup.Kill(t.Context(), parent) // of a run that was killed
+				t.Cleanup(func() {
+					ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+					defer cancel()
+					require.NoError(t, cgroup.Remove(ctx, parent))
+				})
+			}
+			test(t, l, parent)
+		})
+	}
+}
+
+func prepare(t *testing.T, l launch.Launcher, parent, pod string) launch.Spec {
+	t.Helper()
+	runDir, err := os.MkdirTemp("/run", "rktt-launch")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(runDir) })
+	spec := launch.Spec{Pod: pod, Binary: binary, PodDir: t.TempDir(), RunDir: runDir, Parent: parent}
+	group, err := l.Cgroup(parent, pod)
+	require.NoError(t, err)
+	require.NoError(t, supervisor.WriteSpec(spec.PodDir, supervisor.Spec{
+		Flavor: "lean", Runtime: "/usr/bin/crun", Cgroup: group,
+		Stage1: stage1.Spec{ID: pod, OwnIPC: true, SharedPID: true},
+	}))
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		require.NoError(t, l.Kill(ctx, parent, pod))
+		require.Empty(t, cgroup.Dirs(group))
+	})
+	return spec
+}
+
+func TestLaunchedSupervisorLivesInItsCgroup(t *testing.T) {
+	each(t, func(t *testing.T, l launch.Launcher, parent string) {
+		spec := prepare(t, l, parent, "aaaa-1")
+		begin := time.Now()
+		require.NoError(t, l.Launch(t.Context(), spec))
+		c, err := supervisor.Dial(t.Context(), spec.RunDir, "test")
+		require.NoError(t, err)
+		t.Logf("launched and booted in %v", time.Since(begin))
+		defer c.Close()
+		group, err := l.Cgroup(parent, spec.Pod)
+		require.NoError(t, err)
+		st, err := c.Status(t.Context())
+		require.NoError(t, err)
+		require.ElementsMatch(t, []int{st.PID, st.Init}, cgroup.Procs(group))
+		own, err := cgroup.Of(st.PID)
+		require.NoError(t, err)
+		require.Equal(t, group+"/supervisor", own)
+
+		require.ErrorIs(t, l.Launch(t.Context(), spec), errdefs.ErrAlreadyExists)
+		pods, err := l.List(t.Context(), []string{parent})
+		require.NoError(t, err)
+		require.Equal(t, []string{"aaaa-1"}, pods)
+
+		require.NoError(t, c.Shutdown(t.Context()))
+		<-c.Gone()
+		require.NoError(t, l.Kill(t.Context(), parent, spec.Pod))
+		require.NoError(t, l.Kill(t.Context(), parent, spec.Pod), "killing twice is no error")
+		pods, err = l.List(t.Context(), []string{parent})
+		require.NoError(t, err)
+		require.Empty(t, pods)
+		require.ErrorIs(t, unix.Kill(st.PID, 0), unix.ESRCH, "not even a zombie is left")
+	})
+}
+
+func TestKillEndsALivingPod(t *testing.T) {
+	each(t, func(t *testing.T, l launch.Launcher, parent string) {
+		spec := prepare(t, l, parent, "aaaa-2")
+		require.NoError(t, l.Launch(t.Context(), spec))
+		c, err := supervisor.Dial(t.Context(), spec.RunDir, "test")
+		require.NoError(t, err)
+		defer c.Close()
+		st, err := c.Status(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, l.Kill(t.Context(), parent, spec.Pod))
+		<-c.Gone()
+		for _, pid := range []int{st.PID, st.Init} {
+			require.False(t, alive(pid))
+		}
+		group, err := l.Cgroup(parent, spec.Pod)
+		require.NoError(t, err)
+		require.Empty(t, cgroup.Dirs(group))
+	})
+}
+
+// alive does not count a zombie, which an orphan may stay where pid 1 is no init.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+// Where systemd runs, it ends the pod with its supervisor; elsewhere the init ends
+// by itself and the engine kills the rest by the cgroup.
+func TestPodEndsWithItsSupervisor(t *testing.T) {
+	each(t, func(t *testing.T, l launch.Launcher, parent string) {
+		spec := prepare(t, l, parent, "aaaa-3")
+		require.NoError(t, l.Launch(t.Context(), spec))
+		c, err := supervisor.Dial(t.Context(), spec.RunDir, "test")
+		require.NoError(t, err)
+		defer c.Close()
+		require.NoError(t, unix.Kill(c.Hello().PID, unix.SIGKILL))
+		<-c.Gone()
+		group, err := l.Cgroup(parent, spec.Pod)
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return len(cgroup.Procs(group)) == 0 }, 10*time.Second, 10*time.Millisecond)
+	})
+}
+
+func TestBinaryThatCannotRunIsAnError(t *testing.T) {
+	each(t, func(t *testing.T, l launch.Launcher, parent string) {
+		spec := prepare(t, l, parent, "aaaa-4")
+		spec.Binary = "/no/such/binary"
+		require.Error(t, l.Launch(t.Context(), spec))
+		group, err := l.Cgroup(parent, spec.Pod)
+		require.NoError(t, err)
+		require.Empty(t, cgroup.Dirs(group))
+	})
+}
+
+func TestNamesThatWouldEscapeAreRefused(t *testing.T) {
+	each(t, func(t *testing.T, l launch.Launcher, parent string) {
+		for _, pod := range []string{"", "../x", "A", "a b"} {
+			_, err := l.Cgroup(parent, pod)
+			require.ErrorIs(t, err, errdefs.ErrInvalidArgument, pod)
+		}
+	})
+	_, err := (&launch.Detached{}).Cgroup("relative", "a")
+	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+}
+
+// The same tests with systemd as init, in a throw-away node.
+func TestInANodeWithSystemd(t *testing.T) {
+	const node = "/work/shared/tools/node.sh"
+	if _, err := os.Stat(node); err != nil || os.Getenv("RKTT_SUPERVISOR") != "" {
+		t.Skip("no node.sh on this host, or inside the node already")
+	}
+	dir := t.TempDir()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	for from, to := range map[string]string{self: "launch.test", binary: "rkt-supervisor"} {
+		require.NoError(t, exec.Command("cp", from, filepath.Join(dir, to)).Run())
+	}
+	out, err := exec.CommandContext(t.Context(), node, "-b", dir, "env", "RKTT_SUPERVISOR="+dir+"/rkt-supervisor", "TMPDIR=/tmp",
+		dir+"/launch.test", "-test.v", "-test.timeout=90s").CombinedOutput()
+	t.Log(string(out))
+	require.NoError(t, err)
+	require.Contains(t, string(out), "PASS: TestKillEndsALivingPod/*launch.Systemd")
+	require.False(t, strings.Contains(string(out), "--- FAIL"))
+}
