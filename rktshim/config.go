@@ -29,6 +29,9 @@ type Config struct {
 	// RktPath is the rkt command that pulls images, in a process of its own.
 	// Empty: this binary's own "rkt" subcommand, which hyperkube has.
 	RktPath string
+	// Supervisor is the absolute path of rkt-supervisor, of which each pod gets a
+	// process. Empty: the file of that name beside this program's.
+	Supervisor string
 	// Stage1 is the isolation of pods that choose none, by flavor ("nspawn") or
 	// by rkt's image name ("coreos.com/rkt/stage1-coreos").
 	Stage1 string
@@ -87,6 +90,7 @@ var checks = []func(*Config) error{
 	absoluteOrEmpty("RunDir", func(c *Config) string { return c.RunDir }),
 	absolute("CNIConfDir", func(c *Config) string { return c.CNIConfDir }),
 	absolute("CNIBinDir", func(c *Config) string { return c.CNIBinDir }),
+	absoluteOrEmpty("Supervisor", func(c *Config) string { return c.Supervisor }),
 	absoluteOrEmpty("RktPath", func(c *Config) string { return c.RktPath }),
 	rktRuns,
 	absoluteOrEmpty("CRISocket", func(c *Config) string { return c.CRISocket }),

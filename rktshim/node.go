@@ -5,22 +5,29 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"sync"
 
 	"github.com/containerd/errdefs"
-	"github.com/coreos/go-systemd/v22/util"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // node answers the calls that are about the runtime as a whole.
 type node struct {
-	systemd func() bool // whether systemd is the init of this node
-
-	mu       sync.Mutex
-	podCIDRs []netip.Prefix // guarded by mu
+	systemd    bool // whether systemd is the init of this node
+	ociRuntime string
+	readOnly   bool // whether mounts can be made read-only with all below them
+	handlers   func() []string
+	networks   networks
 }
 
-func newNode() *node { return &node{systemd: util.IsRunningSystemd} }
+// networks is what is asked of the node's networks.
+type networks interface {
+	Ready() error
+	SetPodCIDRs([]netip.Prefix)
+}
+
+func newNode(systemd bool, p *pods) *node {
+	return &node{systemd: systemd, ociRuntime: p.ociRuntime, readOnly: p.node.RecursiveReadOnly, handlers: handlers, networks: p.cni}
+}
 
 // kubeletAPIVersion is the value of VersionResponse.version: the version of the
 // kubelet's runtime API, which has been this since CRI began. The kubelet only
@@ -37,22 +44,38 @@ func (n *node) Version(context.Context, *runtimeapi.VersionRequest) (*runtimeapi
 	}, nil
 }
 
-// Status implements runtime.v1.RuntimeService. The runtime is ready when it can
-// answer, which it does; the network is not, as long as pods cannot have one.
-func (n *node) Status(context.Context, *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
-	return &runtimeapi.StatusResponse{
+// Status implements runtime.v1.RuntimeService. The network is ready when pods can
+// be attached to it; if not, the condition says why.
+func (n *node) Status(_ context.Context, req *runtimeapi.StatusRequest) (*runtimeapi.StatusResponse, error) {
+	network := &runtimeapi.RuntimeCondition{Type: runtimeapi.NetworkReady, Status: true}
+	if err := n.networks.Ready(); err != nil {
+		network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", err.Error()
+	}
+	resp := &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
-			{Type: runtimeapi.RuntimeReady, Status: true},
-			{Type: runtimeapi.NetworkReady, Status: false, Reason: "NotBuilt", Message: "pod networks are not built yet in rktshim"},
+			{Type: runtimeapi.RuntimeReady, Status: true}, network,
 		}},
-	}, nil
+		RuntimeHandlers: []*runtimeapi.RuntimeHandler{{Features: n.features()}},
+		Features:        &runtimeapi.RuntimeFeatures{SupplementalGroupsPolicy: true},
+	}
+	for _, name := range n.handlers() {
+		resp.RuntimeHandlers = append(resp.RuntimeHandlers, &runtimeapi.RuntimeHandler{Name: name, Features: n.features()})
+	}
+	if req.GetVerbose() {
+		resp.Info = map[string]string{"ociRuntime": n.ociRuntime}
+	}
+	return resp, nil
+}
+
+func (n *node) features() *runtimeapi.RuntimeHandlerFeatures {
+	return &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: n.readOnly}
 }
 
 // RuntimeConfig implements runtime.v1.RuntimeService. Its cgroup driver overrides
 // the kubelet's cgroupDriver, so that the two always agree.
 func (n *node) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) (*runtimeapi.RuntimeConfigResponse, error) {
 	driver := runtimeapi.CgroupDriver_CGROUPFS
-	if n.systemd() {
+	if n.systemd {
 		driver = runtimeapi.CgroupDriver_SYSTEMD
 	}
 	return &runtimeapi.RuntimeConfigResponse{
@@ -60,9 +83,9 @@ func (n *node) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest) 
 	}, nil
 }
 
-// UpdateRuntimeConfig implements runtime.v1.RuntimeService. It keeps the pod
-// CIDRs (comma-separated, two of them for dual stack) or, if one is malformed,
-// none of them and the ones of before. An empty list changes nothing: the
+// UpdateRuntimeConfig implements runtime.v1.RuntimeService. It hands the pod
+// CIDRs (comma-separated, two of them for dual stack) to the network or, if
+// one is malformed, none of them. An empty list changes nothing: the
 // kubelet of a node without a CIDR sends that.
 func (n *node) UpdateRuntimeConfig(_ context.Context, req *runtimeapi.UpdateRuntimeConfigRequest) (*runtimeapi.UpdateRuntimeConfigResponse, error) {
 	list := req.GetRuntimeConfig().GetNetworkConfig().GetPodCidr()
@@ -77,8 +100,6 @@ func (n *node) UpdateRuntimeConfig(_ context.Context, req *runtimeapi.UpdateRunt
 		}
 		cidrs = append(cidrs, p)
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.podCIDRs = cidrs
+	n.networks.SetPodCIDRs(cidrs)
 	return &runtimeapi.UpdateRuntimeConfigResponse{}, nil
 }

@@ -7,15 +7,18 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/coreos/go-systemd/v22/util"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/rktnetes/rktshim/container"
 	"github.com/rktnetes/rktshim/image"
 	"github.com/rktnetes/rktshim/image/pull"
 	"github.com/rktnetes/rktshim/image/store"
 	"github.com/rktnetes/rktshim/internal/rundir"
+	"github.com/rktnetes/rktshim/sandbox"
 	"github.com/rktnetes/rktshim/transport"
 )
 
@@ -30,9 +33,18 @@ type Shim struct {
 // falls through to unimplemented.
 type server struct {
 	*node
-	*image.Service
+	*imageService
+	*sandboxService
+	*containerService
 	unimplemented
 }
+
+// Names for embedding: the parts' types are all called Service.
+type (
+	imageService     = image.Service
+	sandboxService   = sandbox.Service
+	containerService = container.Service
+)
 
 // unimplemented answers what is not built. It holds CRI's own types one level
 // deeper than the parts, so that a part's method always wins.
@@ -45,6 +57,13 @@ type unimplemented struct {
 func New(cfg Config) (*Shim, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
+	}
+	if cfg.Supervisor == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("find rkt-supervisor: %w", err)
+		}
+		cfg.Supervisor = filepath.Join(filepath.Dir(self), "rkt-supervisor")
 	}
 	return &Shim{cfg: cfg, memory: transport.Memory(Name), ready: make(chan struct{})}, nil
 }
@@ -69,15 +88,21 @@ func (s *Shim) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer lock.Close()
-	imageConfig, err := s.cfg.images()
+	run, err := s.cfg.runDir()
 	if err != nil {
 		return err
 	}
-	images, err := image.New(ctx, imageConfig)
+	images, err := image.New(ctx, s.cfg.images(run))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, images.Close()) }()
+	systemd := util.IsRunningSystemd()
+	pods, err := openPods(ctx, &s.cfg, run, systemd, images.Store())
+	if err != nil {
+		return err
+	}
+	defer pods.close()
 
 	endpoints := []*transport.Endpoint{s.memory}
 	if s.cfg.CRISocket != "" {
@@ -93,12 +118,13 @@ func (s *Shim) Run(ctx context.Context) (err error) {
 	// If one part breaks, all end.
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return images.Run(ctx) })
-	g.Go(func() error { return s.newServer(images).Serve(ctx, listeners...) })
+	g.Go(func() error { return pods.run(ctx) })
+	g.Go(func() error { return s.newServer(newNode(systemd, pods), images, pods).Serve(ctx, listeners...) })
 	return g.Wait()
 }
 
-func (s *Shim) newServer(images *image.Service) *transport.Server {
-	services := &server{node: newNode(), Service: images}
+func (s *Shim) newServer(n *node, images *image.Service, pods *pods) *transport.Server {
+	services := &server{node: n, imageService: images, sandboxService: pods.sandboxes, containerService: pods.containers}
 	return transport.NewServer(
 		transport.ServerConfig{Grace: s.cfg.ShutdownGrace, TracerProvider: s.cfg.TracerProvider},
 		func(r grpc.ServiceRegistrar) {
@@ -107,15 +133,16 @@ func (s *Shim) newServer(images *image.Service) *transport.Server {
 		})
 }
 
-// images is the configuration of the image part.
-func (c *Config) images() (image.Config, error) {
-	run := c.RunDir
-	if run == "" {
-		var err error
-		if run, err = rundir.Of(c.Dir); err != nil {
-			return image.Config{}, err
-		}
+// runDir is RunDir, or the one that belongs to Dir.
+func (c *Config) runDir() (string, error) {
+	if c.RunDir != "" {
+		return c.RunDir, nil
 	}
+	return rundir.Of(c.Dir)
+}
+
+// images is the configuration of the image part.
+func (c *Config) images(run string) image.Config {
 	worker := []string{"/proc/self/exe", "rkt", "image-worker"}
 	if c.RktPath != "" {
 		worker = []string{c.RktPath, "image-worker"}
@@ -124,5 +151,5 @@ func (c *Config) images() (image.Config, error) {
 		Store:  store.Config{Root: filepath.Join(c.Dir, "images"), RunRoot: filepath.Join(run, "images"), Pinned: c.PinnedImages},
 		Pull:   pull.Config{StallTimeout: c.PullStallTimeout},
 		Worker: worker,
-	}, nil
+	}
 }

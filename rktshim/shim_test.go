@@ -2,6 +2,8 @@ package rktshim
 
 import (
 	"context"
+	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -52,6 +54,7 @@ func testConfig(t *testing.T) Config {
 	cfg := DefaultConfig()
 	cfg.Dir = filepath.Join(t.TempDir(), "rkt")
 	cfg.RunDir = t.TempDir()
+	cfg.CNIConfDir = t.TempDir()
 	return cfg
 }
 
@@ -118,7 +121,7 @@ func conditions(s *runtimeapi.StatusResponse) map[string]bool {
 
 func TestCgroupDriverFollowsTheInit(t *testing.T) {
 	for systemd, want := range map[bool]runtimeapi.CgroupDriver{true: runtimeapi.CgroupDriver_SYSTEMD, false: runtimeapi.CgroupDriver_CGROUPFS} {
-		n := &node{systemd: func() bool { return systemd }}
+		n := &node{systemd: systemd}
 
 		r, err := n.RuntimeConfig(t.Context(), &runtimeapi.RuntimeConfigRequest{})
 
@@ -127,8 +130,18 @@ func TestCgroupDriverFollowsTheInit(t *testing.T) {
 	}
 }
 
-func TestPodCIDRsAreKeptUntilGoodOnesReplaceThem(t *testing.T) {
-	n := newNode()
+// fakeNetworks is a node's network that a test scripts.
+type fakeNetworks struct {
+	ready error
+	cidrs []netip.Prefix
+}
+
+func (f *fakeNetworks) Ready() error                 { return f.ready }
+func (f *fakeNetworks) SetPodCIDRs(c []netip.Prefix) { f.cidrs = c }
+
+func TestPodCIDRsReachTheNetworkUnlessOneIsBad(t *testing.T) {
+	net := &fakeNetworks{}
+	n := &node{networks: net}
 	update := func(list string) error {
 		_, err := n.UpdateRuntimeConfig(t.Context(), &runtimeapi.UpdateRuntimeConfigRequest{RuntimeConfig: &runtimeapi.RuntimeConfig{
 			NetworkConfig: &runtimeapi.NetworkConfig{PodCidr: list}}})
@@ -141,8 +154,28 @@ func TestPodCIDRsAreKeptUntilGoodOnesReplaceThem(t *testing.T) {
 
 	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 	require.ErrorContains(t, err, `pod_cidr "10.1.0.0/24,nonsense": "nonsense" is no CIDR`)
-	require.Equal(t, "10.100.0.0/24", n.podCIDRs[0].String())
-	require.Equal(t, "fd00::/64", n.podCIDRs[1].String())
+	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.100.0.0/24"), netip.MustParsePrefix("fd00::/64")}, net.cidrs)
+}
+
+func TestStatusTellsWhyTheNetworkIsNotReady(t *testing.T) {
+	net := &fakeNetworks{ready: errors.New("no configuration in /etc/cni/net.d")}
+	n := &node{networks: net, ociRuntime: "/usr/bin/crun", readOnly: true, handlers: func() []string { return []string{"lean"} }}
+
+	s, err := n.Status(t.Context(), &runtimeapi.StatusRequest{Verbose: true})
+	require.NoError(t, err)
+	require.Equal(t, map[string]bool{"RuntimeReady": true, "NetworkReady": false}, conditions(s))
+	require.Equal(t, "no configuration in /etc/cni/net.d", s.Status.Conditions[1].Message)
+	require.Equal(t, "/usr/bin/crun", s.Info["ociRuntime"])
+	require.Len(t, s.RuntimeHandlers, 2)
+	require.Empty(t, s.RuntimeHandlers[0].Name, "the default")
+	require.Equal(t, "lean", s.RuntimeHandlers[1].Name)
+	require.True(t, s.RuntimeHandlers[1].Features.RecursiveReadOnlyMounts)
+
+	net.ready = nil
+	s, err = n.Status(t.Context(), &runtimeapi.StatusRequest{})
+	require.NoError(t, err)
+	require.Equal(t, map[string]bool{"RuntimeReady": true, "NetworkReady": true}, conditions(s))
+	require.Empty(t, s.Info)
 }
 
 func TestImageFsInfoHasTheFieldsThatTheKubeletReadsUnchecked(t *testing.T) {

@@ -1,0 +1,170 @@
+package rktshim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/klog/v2"
+
+	"github.com/rktnetes/rktshim/container"
+	"github.com/rktnetes/rktshim/image/store"
+	"github.com/rktnetes/rktshim/internal/rundir"
+	"github.com/rktnetes/rktshim/network"
+	"github.com/rktnetes/rktshim/pod"
+	"github.com/rktnetes/rktshim/sandbox"
+	"github.com/rktnetes/rktshim/stage1"
+	"github.com/rktnetes/rktshim/stage1/fly"
+	"github.com/rktnetes/rktshim/stage1/lean"
+	"github.com/rktnetes/rktshim/stage1/nspawn"
+	"github.com/rktnetes/rktshim/supervisor/launch"
+)
+
+// flavors are the ways to isolate a pod that this program has.
+var flavors = map[string]stage1.Isolator{
+	"nspawn": nspawn.Isolator{},
+	"lean":   lean.Isolator{},
+	"fly":    fly.Isolator{},
+}
+
+// hostNetNS is where network agents look for pods.
+const hostNetNS = "/run/netns"
+
+// pods is the part of the runtime that runs pods.
+type pods struct {
+	cni        *network.CNI
+	engine     *pod.Engine
+	sandboxes  *sandbox.Service
+	containers *container.Service
+
+	ociRuntime string // path
+	node       container.Node
+	close      func()
+}
+
+// openPods builds the part and takes up the pods that there are. It must be
+// closed.
+func openPods(ctx context.Context, cfg *Config, run string, systemd bool, images *store.Store) (_ *pods, err error) {
+	p := &pods{close: func() {}}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.ociRuntime, err = findRuntime(); err != nil {
+		return nil, err
+	}
+	if p.node, err = container.LocalNode(); err != nil {
+		return nil, err
+	}
+	p.node.CompiledSeccomp = filepath.Base(p.ociRuntime) == "crun"
+	if p.cni, err = network.New(network.Config{ConfDir: cfg.CNIConfDir, BinDirs: []string{cfg.CNIBinDir}, RunDir: filepath.Join(run, "cni")}); err != nil {
+		return nil, err
+	}
+	launcher, closeLauncher, err := launch.New(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the init system: %w", err)
+	}
+	p.close = closeLauncher
+	if p.engine, err = pod.New(cfg.engine(run, p.ociRuntime), launcher, p.cni, appRoots{images}); err != nil {
+		return nil, err
+	}
+	if p.sandboxes, err = sandbox.New(sandbox.Config{Stage1: cfg.Stage1, Systemd: systemd}, p.engine); err != nil {
+		return nil, err
+	}
+	p.containers = container.New(p.node, p.engine, appImages{images})
+	return p, p.engine.Recover(ctx)
+}
+
+func (c *Config) engine(run, ociRuntime string) pod.Config {
+	netns := hostNetNS
+	if run != rundir.Default { // another node of this machine sweeps that one
+		netns = filepath.Join(run, "netns")
+	}
+	checks := map[string]pod.Flavor{}
+	for name, f := range flavors {
+		checks[name] = f
+	}
+	return pod.Config{
+		Dir:        filepath.Join(c.Dir, "pods"),
+		RunDir:     filepath.Join(run, "pods"),
+		NetNSDir:   netns,
+		Supervisor: c.Supervisor,
+		Runtime:    ociRuntime,
+		Flavors:    checks,
+	}
+}
+
+// run does what nobody asks for until ctx ends.
+func (p *pods) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.cni.Run(ctx) })
+	g.Go(func() error {
+		if _, err := p.engine.Collect(ctx); err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Not all garbage could be removed")
+		}
+		return p.engine.Run(ctx)
+	})
+	return g.Wait()
+}
+
+// handlers are the flavors that this node can boot, in a fixed order.
+func handlers() (names []string) {
+	for _, name := range []string{"nspawn", "lean", "fly"} {
+		if flavors[name].Check() == nil {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// findRuntime prefers crun, which starts an app in less than half the time.
+func findRuntime() (string, error) {
+	for _, name := range []string{"crun", "runc"} {
+		path, err := exec.LookPath(name)
+		if err == nil {
+			return filepath.Abs(path)
+		}
+		if !errors.Is(err, exec.ErrNotFound) {
+			return "", fmt.Errorf("find the OCI runtime %s: %w", name, err)
+		}
+	}
+	return "", fmt.Errorf("neither crun nor runc is in PATH (%s): install one of them", os.Getenv("PATH"))
+}
+
+// appRoots are the root filesystems of apps, in the image store.
+type appRoots struct{ *store.Store }
+
+func (r appRoots) CreateRoot(ctx context.Context, id, imageID string) error {
+	_, err := r.Store.CreateRoot(ctx, id, imageID, store.RootOptions{})
+	return err
+}
+
+func (r appRoots) RootIDs(context.Context) ([]string, error) {
+	roots, err := r.Store.Roots()
+	ids := make([]string, 0, len(roots))
+	for _, root := range roots {
+		ids = append(ids, root.ID)
+	}
+	return ids, err
+}
+
+// appImages are the images of containers. CRI wants one id everywhere, so an
+// image's reference is its id.
+type appImages struct{ *store.Store }
+
+func (i appImages) ContainerImage(_ context.Context, ref string) (container.Image, error) {
+	img, err := i.Store.Get(ref)
+	if err != nil {
+		return container.Image{}, err
+	}
+	c := img.Config.Config
+	return container.Image{
+		ID: img.ID, Ref: img.ID,
+		Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir, User: c.User, StopSignal: c.StopSignal,
+	}, nil
+}
