@@ -44,8 +44,10 @@ func (r *request) check(n *Node, p *pod.Pod) error {
 		return notYet(in+"selinux_options", "SELinux is not built yet")
 	case !s.GetPrivileged() && s.GetApparmor() != nil && s.GetApparmor().ProfileType != runtimeapi.SecurityProfile_Unconfined:
 		return notYet(in+"apparmor", "AppArmor is not built yet, use Unconfined")
+	//lint:ignore SA1019 a profile that stands in the old field alone must not be ignored
 	case s.GetSeccomp() == nil && !unconfined(s.GetSeccompProfilePath()):
 		return invalid(in+"seccomp_profile_path", "is no longer read, use seccomp")
+	//lint:ignore SA1019 as above
 	case !s.GetPrivileged() && s.GetApparmor() == nil && !unconfined(s.GetApparmorProfile()):
 		return notYet(in+"apparmor_profile", "AppArmor is not built yet, use unconfined")
 	}

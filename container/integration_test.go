@@ -57,6 +57,9 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
+	if dir := os.Getenv("RKTT_CHURN"); dir != "" {
+		churn(dir)
+	}
 	sweep()
 	code := m.Run()
 	if path, err := supervisorBinary(); err == nil {
@@ -106,24 +109,34 @@ func newNode(t testing.TB) *node {
 	return n
 }
 
+func newEngine(dir, binary string) (*pod.Engine, *container.Service, error) {
+	runtime, err := exec.LookPath("crun")
+	if err != nil {
+		return nil, nil, err
+	}
+	e, err := pod.New(pod.Config{
+		Dir: dir + "/pods", RunDir: dir + "/run", NetNSDir: dir + "/netns", Supervisor: binary, Runtime: runtime,
+		CgroupParents: []string{mark},
+		Flavors:       map[string]pod.Flavor{"nspawn": nspawn.Isolator{}, "lean": lean.Isolator{}, "fly": fly.Isolator{}},
+	}, &launch.Detached{}, noPlugins{}, folderRoots{dir})
+	if err != nil {
+		return nil, nil, err
+	}
+	facts, err := container.LocalNode()
+	facts.CompiledSeccomp = true
+	return e, container.New(facts, e, busybox{}), err
+}
+
 // start runs an engine; called again after stop it is the next process.
 func (n *node) start() {
 	t := n.t
 	binary, err := supervisorBinary()
 	require.NoError(t, err)
-	runtime, err := exec.LookPath("crun")
-	if err != nil {
+	if _, err := exec.LookPath("crun"); err != nil {
 		t.Skip("needs crun: it is not installed")
 	}
-	n.engine, err = pod.New(pod.Config{
-		Dir: n.dir + "/pods", RunDir: n.dir + "/run", NetNSDir: n.dir + "/netns", Supervisor: binary, Runtime: runtime,
-		Flavors: map[string]pod.Flavor{"nspawn": nspawn.Isolator{}, "lean": lean.Isolator{}, "fly": fly.Isolator{}},
-	}, &launch.Detached{}, noPlugins{}, folderRoots{n.dir})
+	n.engine, n.Service, err = newEngine(n.dir, binary)
 	require.NoError(t, err)
-	facts, err := container.LocalNode()
-	require.NoError(t, err)
-	facts.CompiledSeccomp = true
-	n.Service = container.New(facts, n.engine, busybox{})
 	require.NoError(t, n.engine.Recover(t.Context()))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -198,6 +211,9 @@ func (r folderRoots) Mount(_ context.Context, id string) (string, error) { retur
 func (r folderRoots) RemoveRoot(_ context.Context, id string) error      { return os.RemoveAll(r.path(id)) }
 func (r folderRoots) RootIDs(context.Context) (ids []string, err error) {
 	entries, err := os.ReadDir(filepath.Join(r.dir, "roots"))
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
 	for _, e := range entries {
 		ids = append(ids, e.Name())
 	}

@@ -179,9 +179,11 @@ func TestWhatIsImpossibleOrNotBuiltIsRefusedByItsField(t *testing.T) {
 		"selinux_options": func(_ *runtimeapi.CreateContainerRequest, s *sc) {
 			s.SelinuxOptions = &runtimeapi.SELinuxOption{Level: "s0"}
 		},
-		"apparmor":             func(_ *runtimeapi.CreateContainerRequest, s *sc) { s.Apparmor = &runtimeapi.SecurityProfile{} },
+		"apparmor": func(_ *runtimeapi.CreateContainerRequest, s *sc) { s.Apparmor = &runtimeapi.SecurityProfile{} },
+		//lint:ignore SA1019 what stands in the old fields must not be ignored
 		"seccomp_profile_path": func(_ *runtimeapi.CreateContainerRequest, s *sc) { s.SeccompProfilePath = "localhost/x" },
-		"apparmor_profile":     func(_ *runtimeapi.CreateContainerRequest, s *sc) { s.ApparmorProfile = "runtime/default" },
+		//lint:ignore SA1019 as above
+		"apparmor_profile": func(_ *runtimeapi.CreateContainerRequest, s *sc) { s.ApparmorProfile = "runtime/default" },
 		"target_id": func(_ *runtimeapi.CreateContainerRequest, s *sc) {
 			s.NamespaceOptions = &runtimeapi.NamespaceOption{Pid: runtimeapi.NamespaceMode_TARGET, TargetId: "nope"}
 		},

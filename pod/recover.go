@@ -34,7 +34,7 @@ func (e *Engine) Recover(ctx context.Context) error {
 			return fmt.Errorf("recover pods: %w", err)
 		}
 	}
-	if err := e.lockDir(); err != nil {
+	if err := e.lockDir(ctx); err != nil {
 		return fmt.Errorf("recover pods: %w", err)
 	}
 	entries, err := os.ReadDir(e.cfg.Dir)
@@ -59,13 +59,17 @@ func (e *Engine) Recover(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// lockTime is how long the lock of an engine that was killed may stay held: by a
+// process that it had forked and that is about to exec.
+const lockTime = 2 * time.Second
+
 // lockDir says that this process is the engine of Config.Dir.
-func (e *Engine) lockDir() error {
+func (e *Engine) lockDir(ctx context.Context) error {
 	f, err := os.Open(e.cfg.Dir)
 	if err != nil {
 		return err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lockSoon(ctx, f); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return fmt.Errorf("%s is in use by another engine: %w", e.cfg.Dir, errdefs.ErrFailedPrecondition)
@@ -76,6 +80,23 @@ func (e *Engine) lockDir() error {
 	defer e.mu.Unlock()
 	e.unlock = func() { f.Close() }
 	return nil
+}
+
+// lockSoon tries for lockTime.
+func lockSoon(ctx context.Context, f *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, lockTime)
+	defer cancel()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 func (e *Engine) recoverPod(ctx context.Context, id ID) {

@@ -81,17 +81,11 @@ func (Isolator) Boot(ctx context.Context, spec stage1.Spec, host stage1.Host) (_
 // Sweep implements stage1.Isolator. systemd-nspawn removes its traces itself unless
 // it is killed.
 func (Isolator) Sweep(spec stage1.Spec) error {
-	errs := []error{spec.UnmountShm()}
-	var st unix.Stat_t
-	if unix.Stat(rootOf(spec), &st) == nil {
-		errs = append(errs, remove(fmt.Sprintf("%s/locks/inode-%d:%d", runDir, st.Dev, st.Ino)))
-	}
-	errs = append(errs,
+	return errors.Join(
+		spec.UnmountShm(),
 		remove(filepath.Join(runDir, "propagate", machine(spec))),
 		remove(filepath.Join(runDir, "unix-export", machine(spec))),
-		remove(filepath.Join(spec.Dir, ".#root.lck")),
 		os.RemoveAll(rootOf(spec)))
-	return errors.Join(errs...)
 }
 
 // runDir is where systemd-nspawn keeps what it shares with its containers.
@@ -148,7 +142,7 @@ func (i *instance) start(ctx context.Context, path string, host stage1.Host) (pi
 	cmd := reap.Command{
 		Path:  path,
 		Args:  arguments(i.spec, host.Init),
-		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_SECCOMP=0", "SYSTEMD_LOG_TARGET=console"},
+		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_SECCOMP=0", "SYSTEMD_NSPAWN_LOCK=0", "SYSTEMD_LOG_TARGET=console"},
 		Files: []*os.File{stdin, theirs, i.stderr},
 		Sys:   &syscall.SysProcAttr{},
 	}
