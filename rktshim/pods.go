@@ -62,7 +62,7 @@ func openPods(ctx context.Context, cfg *Config, run string, systemd bool, images
 		return nil, err
 	}
 	p.node.CompiledSeccomp = filepath.Base(p.ociRuntime) == "crun"
-	if p.cni, err = network.New(network.Config{ConfDir: cfg.CNIConfDir, BinDirs: []string{cfg.CNIBinDir}, RunDir: filepath.Join(run, "cni")}); err != nil {
+	if p.cni, err = network.New(network.Config{ConfDir: cfg.CNIConfDir, BinDirs: []string{cfg.CNIBinDir}, RunDir: filepath.Join(run, "cni"), Timeout: network.DefaultTimeout}); err != nil {
 		return nil, err
 	}
 	launcher, closeLauncher, err := launch.New(ctx)

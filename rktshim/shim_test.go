@@ -46,7 +46,12 @@ func start(t *testing.T, cfg Config, e *transport.Endpoint) *grpc.ClientConn {
 		cancel()
 		require.NoError(t, <-ended)
 	})
-	<-s.Ready()
+	select {
+	case <-s.Ready():
+	case err := <-ended:
+		ended <- nil // for the cleanup
+		require.FailNow(t, "the runtime did not start", "%v", err)
+	}
 	return conn
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	kubeletconfigv1beta1 "k8s.io/kubelet/config/v1beta1"
 	kubeletscheme "k8s.io/kubernetes/pkg/kubelet/apis/config/v1beta1"
 
+	"github.com/rktnetes/rktshim/hyperkube/supervisorbin"
 	"github.com/rktnetes/rktshim/rktshim"
 	"github.com/rktnetes/rktshim/transport"
 )
@@ -53,9 +55,19 @@ func newRuntime(f *flags) *runtime {
 	return &runtime{
 		flags:    f,
 		enabled:  func() bool { return utilfeature.DefaultFeatureGate.Enabled(Gate) },
-		newShim:  func(c rktshim.Config) (shim, error) { return rktshim.New(c) },
+		newShim:  newShim,
 		shutdown: genericapiserver.RequestShutdown,
 	}
+}
+
+// newShim builds the runtime, with the supervisor that this binary holds.
+func newShim(c rktshim.Config) (_ shim, err error) {
+	if c.Supervisor == "" {
+		if c.Supervisor, err = supervisorbin.Unpack(filepath.Join(c.Dir, "bin")); err != nil {
+			return nil, err
+		}
+	}
+	return rktshim.New(c)
 }
 
 // intercept decides how the kubelet dials an endpoint. With the gate on it is
