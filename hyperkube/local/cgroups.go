@@ -1,10 +1,15 @@
 package local
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -59,6 +64,67 @@ func makeCgroups(name string) error {
 		}
 	}
 	return nil
+}
+
+// killPatience is how long the processes of a killed cgroup may take to end.
+const killPatience = 10 * time.Second
+
+// emptyCgroups kills every process in a cgroup and below, and waits until they
+// have ended. Pods outlive their kubelet, so a node that goes down has to end
+// them.
+func emptyCgroups(ctx context.Context, name string) (killed int, err error) {
+	all, err := hierarchies()
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, killPatience, fmt.Errorf("processes in the cgroup %s do not end", name))
+	defer cancel()
+	seen := map[int]bool{}
+	for {
+		pids, err := processesIn(all, name)
+		if err != nil || len(pids) == 0 {
+			return len(seen), err
+		}
+		for _, pid := range pids {
+			seen[pid] = true
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				return len(seen), fmt.Errorf("kill process %d: %w", pid, err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return len(seen), context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// processesIn lists the processes of a cgroup and of all below it.
+func processesIn(hierarchies []string, name string) (pids []int, err error) {
+	for _, h := range hierarchies {
+		err := filepath.WalkDir(filepath.Join(h, name), func(path string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) || err == nil && !d.IsDir() {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+				return nil // it has just gone
+			}
+			for _, field := range strings.Fields(string(b)) {
+				if pid, perr := strconv.Atoi(field); perr == nil && pid > 0 {
+					pids = append(pids, pid)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return pids, nil
 }
 
 // removeCgroups removes a cgroup, with all below it, from every hierarchy and

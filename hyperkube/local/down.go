@@ -16,7 +16,7 @@ func NewDownCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:          "local-down",
 		Short:        "stop the node that local-up started and remove it",
-		Long:         "Local-down stops the node and removes its folder, mounts and cgroups. It\nsays what it removed. A node that does not exist is no error.",
+		Long:         "Local-down stops the node and ends its pods and removes its folder, mounts\nand cgroups. It says what it removed. A node that does not exist is no error.",
 		Example:      "  hyperkube local-down\n  hyperkube local-down --dir=/srv/node",
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
@@ -52,7 +52,7 @@ func (n node) down(ctx context.Context, out io.Writer) error {
 	if err := n.endKubelet(ctx); err != nil {
 		return err
 	}
-	removed, err := n.removeTraces()
+	removed, err := n.removeTraces(ctx)
 	for _, what := range removed {
 		fmt.Fprintf(out, "removed %s\n", what)
 	}

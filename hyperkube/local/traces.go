@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -32,13 +33,10 @@ func (n node) noteKubeletDir() error {
 
 // removeTraces removes all that the node has left on the machine, its folder
 // last, and gives a line for each thing.
-func (n node) removeTraces() (removed []string, err error) {
-	cgroups, err := removeCgroups(n.cgroup())
+func (n node) removeTraces(ctx context.Context) (removed []string, err error) {
+	removed, err = n.endPods(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("remove the cgroup %s: %w", n.cgroup(), err)
-	}
-	if len(cgroups) > 0 {
-		removed = append(removed, fmt.Sprintf("the cgroup %s in %d hierarchies", n.cgroup(), len(cgroups)))
+		return removed, err
 	}
 	run, err := rundir.Of(n.rktDir())
 	if err != nil {

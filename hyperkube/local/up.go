@@ -174,10 +174,11 @@ func (n node) startKubelet(p *progress) (*child, error) {
 	if err := n.noteKubeletDir(); err != nil {
 		return nil, err
 	}
-	if err := makeCgroups(n.cgroup()); err != nil {
-		return nil, fmt.Errorf("make the cgroup %s: %w", n.cgroup(), err)
+	cgroupRoot, err := n.homePods()
+	if err != nil {
+		return nil, err
 	}
-	config, err := n.kubeletConfig()
+	config, err := n.kubeletConfig(cgroupRoot)
 	if err != nil {
 		return nil, err
 	}
@@ -202,14 +203,14 @@ func (n node) startKubelet(p *progress) (*child, error) {
 
 // kubeletConfig is the configuration of a standalone kubelet: no API server, pods
 // from files.
-func (n node) kubeletConfig() ([]byte, error) {
+func (n node) kubeletConfig(cgroupRoot string) ([]byte, error) {
 	return yaml.Marshal(map[string]any{
 		"apiVersion":      "kubelet.config.k8s.io/v1beta1",
 		"kind":            "KubeletConfiguration",
 		"staticPodPath":   filepath.Join(n.dir, "manifests"),
 		"podLogsDir":      filepath.Join(n.dir, "log", "pods"),
 		"volumePluginDir": filepath.Join(n.dir, "volume-plugins"),
-		"cgroupRoot":      "/" + n.cgroup(),
+		"cgroupRoot":      cgroupRoot,
 		"failCgroupV1":    false,
 		"failSwapOn":      false,
 		// Chains for kube-proxy, of which there is none: they would outlive the node.
