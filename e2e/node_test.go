@@ -156,7 +156,7 @@ func (p *process) exitCode(t *testing.T) int {
 
 // get fetches a URL from inside the process's network namespace.
 func (p *process) get(ctx context.Context, url string) (status int, body string, err error) {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: p.dial}}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: p.dial}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, "", err
@@ -294,6 +294,7 @@ func hierarchies() []string {
 }
 
 func removeCgroups(name string) {
+	killCgroups(name)
 	for _, h := range hierarchies() {
 		var dirs []string
 		filepath.WalkDir(filepath.Join(h, name), func(path string, d os.DirEntry, err error) error {
