@@ -126,6 +126,9 @@ func (p *plan) parse(mime string) (types.BlobInfo, error) {
 	if err != nil {
 		return types.BlobInfo{}, fmt.Errorf("parse manifest: %w", err)
 	}
+	if _, err := store.Annotations(p.manifest); err != nil { // Docker's parser passes over them
+		return types.BlobInfo{}, err
+	}
 	for i, info := range m.LayerInfos() {
 		if err := info.Digest.Validate(); err != nil {
 			return types.BlobInfo{}, fmt.Errorf("manifest: layer %d: digest %q: %w", i, info.Digest, err)
