@@ -157,6 +157,8 @@ func (a *Auth) apply(sys *types.SystemContext, ref reference.Named) error {
 		}
 		sys.DockerAuthConfig = &types.DockerAuthConfig{Username: user, Password: password}
 	case a.RegistryToken != "":
+		// The library keeps the token from mirrors only if there is a config, too.
+		sys.DockerAuthConfig = &types.DockerAuthConfig{}
 		sys.DockerBearerRegistryToken = a.RegistryToken
 	}
 	return nil
