@@ -69,7 +69,7 @@ type NewImage struct {
 // write. A process killed at any point leaves either no name pointing at the
 // image or a complete one. It returns the image's id.
 //
-// The layers' files must have reached the disk before (see Sync).
+// The layers' files must have reached the disk before (see Writeback).
 func (s *Store) CommitImage(n NewImage) (string, error) {
 	id := digest.FromBytes(n.Config)
 	mdigest, err := manifest.Digest(n.Manifest)
