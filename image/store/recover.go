@@ -64,14 +64,25 @@ func (s *Store) Recover(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	if err := s.removeLeftovers(); err != nil {
-		return fmt.Errorf("recover image store %s: %w", s.cfg.Root, err)
-	}
-	_, err = s.removeLayers(ctx, func(_ storage.Layer, rec LayerRecord) bool { return rec.Boot != s.bootID })
+	_, err = s.clean(ctx, func(_ storage.Layer, rec LayerRecord) bool { return rec.Boot != s.bootID })
 	if err != nil {
 		return fmt.Errorf("recover image store %s: %w", s.cfg.Root, err)
 	}
 	return nil
+}
+
+// clean removes leftovers and the layers that nothing needs and that match says
+// to, and tells how many layers. It needs the exclusive lock.
+func (s *Store) clean(ctx context.Context, match func(storage.Layer, LayerRecord) bool) (removed int, err error) {
+	err = s.withReserve(func() error {
+		if err := s.removeLeftovers(); err != nil {
+			return err
+		}
+		n, err := s.removeLayers(ctx, match)
+		removed += n
+		return err
+	})
+	return removed, err
 }
 
 // removeLeftovers needs the exclusive lock: every staging folder is garbage then.
@@ -251,11 +262,8 @@ func (s *Store) GC(ctx context.Context, opts GCOptions) (GCResult, error) {
 		return res, fmt.Errorf("collect garbage: %w", err)
 	}
 	defer unlock()
-	if err := s.removeLeftovers(); err != nil {
-		return res, fmt.Errorf("collect garbage: %w", err)
-	}
 	old := time.Now().Add(-opts.Grace)
-	res.Layers, err = s.removeLayers(ctx, func(l storage.Layer, _ LayerRecord) bool { return !l.Created.After(old) })
+	res.Layers, err = s.clean(ctx, func(l storage.Layer, _ LayerRecord) bool { return !l.Created.After(old) })
 	if err != nil {
 		return res, fmt.Errorf("collect garbage: %w", err)
 	}
