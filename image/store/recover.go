@@ -109,17 +109,31 @@ func (s *Store) removeLeftovers() error {
 	return s.restoreLinks()
 }
 
-// restoreLinks makes the short names of layers anew if some are missing. When
-// the library removes a layer whose making was killed before the layer's name
-// was written, it removes the folder of all names instead of one name.
+// restoreLinks makes the short names of layers anew if some are missing, and
+// removes those that lead nowhere. When the library removes a layer whose making
+// was killed before the layer's name was written, it keeps that name or removes
+// the folder of all names.
 func (s *Store) restoreLinks() error {
 	overlay := filepath.Join(s.cfg.Root, "overlay")
 	links, err := os.ReadDir(filepath.Join(overlay, "l"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	known := 0
+	for _, l := range links {
+		path := filepath.Join(overlay, "l", l.Name())
+		_, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) { // a layer has its folder before it has a name
+			err = os.Remove(path)
+		} else {
+			known++
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	layers, err := s.lib.Layers()
-	if err != nil || len(links) >= len(layers) {
+	if err != nil || known >= len(layers) {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Join(overlay, "l"), 0o755); err != nil {
