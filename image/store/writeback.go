@@ -53,10 +53,14 @@ func (w *Writeback) Err() error {
 func (w *Writeback) Close() error { return w.root.Close() }
 
 // Distrust marks layers as damaged, so that the next pull replaces them: they
-// may not have reached the disk, for the given reason.
+// may not have reached the disk, for the given reason. Those that are not there
+// are passed over.
 func (s *Store) Distrust(layers []digest.Digest, reason error) error {
 	var errs []error
 	for _, chain := range layers {
+		if there, _ := s.HasLayer(chain); !there {
+			continue
+		}
 		id := chain.Encoded()
 		errs = append(errs, s.mark(id, []Damage{{Layer: id, Path: "/", Problem: reason.Error()}}))
 	}
