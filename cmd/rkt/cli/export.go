@@ -37,7 +37,7 @@ both; the image's first tag goes with it.`,
 			if _, err := os.Lstat(file); err == nil && !overwrite {
 				return fmt.Errorf("%s exists already, give --overwrite to replace it", args[1])
 			}
-			return g.withStore(cmd.Context(), func(s *store.Store) error {
+			return g.withStoreIfAny(cmd.Context(), func(s *store.Store) error {
 				img, err := find(s, args[0])
 				if err != nil {
 					return err

@@ -141,6 +141,7 @@ func TestAllImagesOfAFileAreImported(t *testing.T) {
 
 func TestDebugShowsWhatTheLibrariesLog(t *testing.T) {
 	n := newNode(t)
+	n.rkt("fetch", n.aci("x.aci", appManifest))
 	_, _, quiet := n.try("image", "list")
 	require.Empty(t, quiet)
 	_, _, loud := n.try("image", "list", "--debug")

@@ -123,6 +123,51 @@ func TestOnlyRootMayTouchTheStore(t *testing.T) {
 	require.Equal(t, "list: the image store belongs to root: run this as root\n", string(out))
 }
 
+func TestOnlyAFetchMakesAStore(t *testing.T) {
+	for _, prepare := range []func(*node){
+		func(*node) {},
+		func(n *node) { require.NoError(t, os.MkdirAll(n.path("data/images"), 0o700)) },
+	} {
+		n := newNode(t)
+		prepare(n)
+		before := n.tree()
+		require.Equal(t, "[]\n", n.rkt("image", "list", "--format=json"))
+		require.Contains(t, n.rkt("image", "list"), "ID")
+		require.Empty(t, n.rkt("image", "verify"))
+		require.Equal(t, "[]\n", n.rkt("image", "verify", "--format=json"))
+		code, stdout, stderr := n.try("image", "rm", "a")
+		require.Zero(t, code)
+		require.Empty(t, stdout)
+		require.Equal(t, "rm: cannot find an image satisfying \"a\" in the local store: not found\n", stderr)
+		_, stdout, stderr = n.try("image", "gc")
+		require.Empty(t, stdout)
+		require.Equal(t, "gc: 0 image(s) and 0 unused layer(s) removed\n", stderr)
+		for _, args := range []string{"verify a", "cat-manifest a", "export a file"} {
+			n.fails(`cannot find an image satisfying "a"`, append([]string{"image"}, strings.Fields(args)...)...)
+		}
+		require.Equal(t, before, n.tree())
+	}
+}
+
+func TestAnEmptyDirIsNotTheCurrentFolder(t *testing.T) {
+	n := newNode(t)
+	for _, args := range []string{"image list", "fetch ./x"} {
+		n.fails("--dir: it is empty, give the folder of rkt's data", append(strings.Fields(args), "--dir=")...)
+	}
+	require.Empty(t, n.tree())
+}
+
+// tree are all the paths below the node's folder.
+func (n *node) tree() (paths []string) {
+	require.NoError(n.t, filepath.WalkDir(n.dir, func(path string, _ fs.DirEntry, err error) error {
+		if path != n.dir {
+			paths = append(paths, path)
+		}
+		return err
+	}))
+	return paths
+}
+
 func TestAStoreThatCannotBeOpenedIsOneClearLine(t *testing.T) {
 	n := newNode(t)
 	require.NoError(t, os.WriteFile(n.path("data"), nil, 0o600))

@@ -24,7 +24,7 @@ the command fails after it has tried the others.`,
   rkt image rm registry.example.com/app:1.2`,
 		Args: atLeastOne("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return g.withStore(cmd.Context(), func(s *store.Store) error { return remove(cmd, s, args) })
+			return g.withStoreIfAny(cmd.Context(), func(s *store.Store) error { return remove(cmd, s, args) })
 		},
 	}
 }
@@ -73,8 +73,12 @@ own image garbage collection.`,
 			if grace < 0 {
 				return fmt.Errorf("--grace-period: %v is negative", grace)
 			}
-			return g.withStore(cmd.Context(), func(s *store.Store) error {
-				res, err := s.GC(cmd.Context(), store.GCOptions{Grace: grace, Images: true})
+			return g.withStoreIfAny(cmd.Context(), func(s *store.Store) error {
+				var res store.GCResult
+				var err error
+				if s != nil {
+					res, err = s.GC(cmd.Context(), store.GCOptions{Grace: grace, Images: true})
+				}
 				for _, id := range res.Images {
 					fmt.Fprintf(cmd.OutOrStdout(), "successfully removed image: %q\n", id)
 				}

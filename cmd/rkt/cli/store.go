@@ -16,6 +16,9 @@ import (
 
 // config tells where the store of --dir is.
 func (g *global) config() (store.Config, error) {
+	if g.dir == "" { // else it would be the current folder
+		return store.Config{}, errors.New("--dir: it is empty, give the folder of rkt's data")
+	}
 	dir, err := filepath.Abs(g.dir)
 	if err != nil {
 		return store.Config{}, fmt.Errorf("--dir: %w", err)
@@ -35,15 +38,39 @@ func (g *global) config() (store.Config, error) {
 	return store.Config{Root: filepath.Join(dir, "images"), RunRoot: filepath.Join(run, "images")}, nil
 }
 
-// withStore runs work on the opened store.
-func (g *global) withStore(ctx context.Context, work func(*store.Store) error) (err error) {
-	cfg, err := g.config()
+// withStore runs work on the opened store, which is made if it is not there.
+func (g *global) withStore(ctx context.Context, work func(*store.Store) error) error {
+	cfg, err := g.rootConfig()
 	if err != nil {
 		return err
 	}
-	if os.Geteuid() != 0 {
-		return errors.New("the image store belongs to root: run this as root")
+	return onStore(ctx, cfg, work)
+}
+
+// withStoreIfAny is withStore for commands that have no reason to make a store.
+// Where none is, work gets nil and must do as with an empty one.
+func (g *global) withStoreIfAny(ctx context.Context, work func(*store.Store) error) error {
+	cfg, err := g.rootConfig()
+	if err != nil {
+		return err
 	}
+	entries, err := os.ReadDir(cfg.Root)
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
+		return work(nil)
+	}
+	return onStore(ctx, cfg, work) // it says more of what cannot be read
+}
+
+// rootConfig is config for root, and an error for others.
+func (g *global) rootConfig() (store.Config, error) {
+	cfg, err := g.config()
+	if err == nil && os.Geteuid() != 0 {
+		err = errors.New("the image store belongs to root: run this as root")
+	}
+	return cfg, err
+}
+
+func onStore(ctx context.Context, cfg store.Config, work func(*store.Store) error) (err error) {
 	s, err := store.Open(ctx, cfg)
 	if err != nil {
 		return err
@@ -53,13 +80,20 @@ func (g *global) withStore(ctx context.Context, work func(*store.Store) error) (
 }
 
 // find looks an image up by what an operator types: an id, the start of one, or
-// a name, which may carry rkt's prefix docker://.
+// a name, which may carry rkt's prefix docker://. Without a store there is none.
 func find(s *store.Store, arg string) (*store.Image, error) {
+	if s == nil {
+		return nil, notFound(arg)
+	}
 	img, err := s.Get(strings.TrimPrefix(arg, dockerPrefix))
 	if errdefs.IsNotFound(err) {
-		return nil, fmt.Errorf("cannot find an image satisfying %q in the local store: %w", arg, errdefs.ErrNotFound)
+		return nil, notFound(arg)
 	}
 	return img, err
+}
+
+func notFound(arg string) error {
+	return fmt.Errorf("cannot find an image satisfying %q in the local store: %w", arg, errdefs.ErrNotFound)
 }
 
 const dockerPrefix = "docker://"

@@ -24,7 +24,7 @@ image is damaged.`,
 		Example: `  rkt image verify
   rkt image verify registry.example.com/app:1.2 --format=json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return g.withStore(cmd.Context(), func(s *store.Store) error { return verify(cmd, s, args, format.value) })
+			return g.withStoreIfAny(cmd.Context(), func(s *store.Store) error { return verify(cmd, s, args, format.value) })
 		},
 	}
 	cmd.Flags().Var(&format, "format", "print JSON instead of lines, on one line or indented")
@@ -33,7 +33,7 @@ image is damaged.`,
 
 func verify(cmd *cobra.Command, s *store.Store, args []string, format string) error {
 	found := []store.Verified{}
-	if len(args) == 0 {
+	if len(args) == 0 && s != nil {
 		args = []string{""}
 	}
 	for _, arg := range args {
