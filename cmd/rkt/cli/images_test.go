@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"os"
@@ -79,6 +80,44 @@ func TestVerifyFindsDamageAndFetchRepairsIt(t *testing.T) {
 	n.rkt("fetch", file)
 	require.Equal(t, id+" ok\n", n.rkt("image", "verify", id))
 	n.fails(`verify: cannot find an image satisfying "gone"`, "image", "verify", "gone")
+}
+
+// damageConfig changes the config of an image on the disk, so that the store can
+// no longer read the image.
+func (n *node) damageConfig(id string) {
+	items, err := filepath.Glob(n.path("data/images/overlay-images/" + strings.TrimPrefix(id, "sha256:") + "/=*"))
+	require.NoError(n.t, err)
+	for _, item := range items {
+		raw, err := os.ReadFile(item)
+		require.NoError(n.t, err)
+		if "sha256:"+fmt.Sprintf("%x", sha256.Sum256(raw)) == id {
+			require.NoError(n.t, os.WriteFile(item, []byte("{}"), 0o600))
+			return
+		}
+	}
+	n.t.Fatalf("no config of image %s on the disk", id)
+}
+
+func TestAnImageWithoutReadableRecordsCanBeVerifiedAndRemovedByNameAndID(t *testing.T) {
+	n := newNode(t)
+	file := n.aci("x.aci", appManifest)
+	for _, by := range []func(id string) string{
+		func(id string) string { return id },
+		func(id string) string { return strings.TrimPrefix(id, "sha256:") },
+		func(string) string { return "docker://example.com/app:1.2" },
+	} {
+		id := lastLine(n.rkt("fetch", "--full", file))
+		n.damageConfig(id)
+		require.Empty(t, n.list())
+		code, stdout, stderr := n.try("image", "verify", by(id))
+		require.Equal(t, 254, code, stderr)
+		require.Regexp(t, "^"+id+" damaged: the image's own config: ", stdout)
+		require.Equal(t, fmt.Sprintf("successfully removed image: %q\n", id), n.rkt("image", "rm", by(id)))
+		require.Empty(t, n.rkt("image", "verify"))
+		require.Zero(t, n.find("app"), "its layer is gone too")
+	}
+	_, _, stderr := n.try("image", "rm", "example.com/app:1.2")
+	require.Contains(t, stderr, "cannot find", "it is gone")
 }
 
 func TestExportIsWholeOrNotThere(t *testing.T) {

@@ -33,20 +33,20 @@ func remove(cmd *cobra.Command, s *store.Store, args []string) error {
 	var errs []error
 	done := 0
 	for _, arg := range args {
-		img, err := find(s, arg)
+		id, err := findID(s, arg)
 		if errdefs.IsNotFound(err) {
 			note(cmd, "%v", err)
 			continue
 		}
 		if err == nil {
-			err = s.Remove(img.ID)
+			err = s.Remove(id)
 		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		done++
-		fmt.Fprintf(cmd.OutOrStdout(), "successfully removed image: %q\n", img.ID)
+		fmt.Fprintf(cmd.OutOrStdout(), "successfully removed image: %q\n", id)
 	}
 	if done > 0 {
 		note(cmd, "%d image(s) successfully removed", done)

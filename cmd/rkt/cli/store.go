@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"go.podman.io/storage"
 
 	"github.com/rktnetes/rktshim/image/store"
 	"github.com/rktnetes/rktshim/internal/rundir"
@@ -90,6 +92,34 @@ func find(s *store.Store, arg string) (*store.Image, error) {
 		return nil, notFound(arg)
 	}
 	return img, err
+}
+
+// findID is find for what is done to an image whose records on the disk are
+// damaged as well. Such a one is found by a name or by its whole id.
+func findID(s *store.Store, arg string) (string, error) {
+	img, err := find(s, arg)
+	if err == nil {
+		return img.ID, nil
+	}
+	if s == nil || !errdefs.IsNotFound(err) {
+		return "", err
+	}
+	key := strings.TrimPrefix(arg, "sha256:")
+	if len(key) != sha256.Size*2 {
+		named, parseErr := store.ParseReference(strings.TrimPrefix(arg, dockerPrefix))
+		if parseErr != nil {
+			return "", err // the start of an id
+		}
+		key = named.String()
+	}
+	rec, recErr := s.Library().Image(key)
+	switch {
+	case errors.Is(recErr, storage.ErrImageUnknown):
+		return "", err
+	case recErr != nil:
+		return "", fmt.Errorf("find image %q: %w", arg, recErr)
+	}
+	return "sha256:" + rec.ID, nil
 }
 
 func notFound(arg string) error {

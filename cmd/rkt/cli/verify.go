@@ -39,11 +39,10 @@ func verify(cmd *cobra.Command, s *store.Store, args []string, format string) er
 	for _, arg := range args {
 		id := ""
 		if arg != "" {
-			img, err := find(s, arg)
-			if err != nil {
+			var err error
+			if id, err = findID(s, arg); err != nil {
 				return err
 			}
-			id = img.ID
 		}
 		v, err := s.Verify(cmd.Context(), id)
 		if err != nil {
