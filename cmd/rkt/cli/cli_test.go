@@ -169,18 +169,20 @@ func TestInsecureOptionsAddUpAndTheLastFlagCounts(t *testing.T) {
 }
 
 func TestAStoreElsewhereHasItsOwnRunDirectory(t *testing.T) {
-	def, err := (&global{dir: rundir.DefaultDir}).config()
+	def, err := (&global{dir: rundir.DefaultDir}).folders()
 	require.NoError(t, err)
-	require.Equal(t, "/var/lib/rkt/images", def.Root)
-	require.Equal(t, "/run/rkt/images", def.RunRoot)
+	require.Equal(t, "/var/lib/rkt/images", storeOf(def).Root)
+	require.Equal(t, "/run/rkt/images", storeOf(def).RunRoot)
 
 	dir := t.TempDir()
 	link := filepath.Join(t.TempDir(), "link")
 	require.NoError(t, os.Symlink(dir, link))
-	a, err := (&global{dir: dir}).config()
-	require.NoError(t, err)
-	b, err := (&global{dir: link}).config()
-	require.NoError(t, err)
-	require.Equal(t, a, b, "by whatever path it is called")
-	require.Regexp(t, `^/run/rkt-[0-9a-f]{12}/images$`, a.RunRoot)
+	for _, made := range []string{"", "still/to/be/made"} {
+		a, err := (&global{dir: filepath.Join(dir, made)}).folders()
+		require.NoError(t, err)
+		b, err := (&global{dir: filepath.Join(link, made)}).folders()
+		require.NoError(t, err)
+		require.Equal(t, a, b, "by whatever path it is called")
+		require.Regexp(t, `^/run/rkt-[0-9a-f]{12}/images$`, storeOf(a).RunRoot)
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rktnetes/rktshim/image/store"
+	"github.com/rktnetes/rktshim/internal/rundir"
 )
 
 // find counts the files of a name below the store.
@@ -205,6 +206,17 @@ func (n *node) tree() (paths []string) {
 		return err
 	}))
 	return paths
+}
+
+func TestTheRunDirectoryOfAStoreIsChosenOnce(t *testing.T) {
+	n := newNode(t)
+	n.rkt("fetch", n.aci("x.aci", appManifest))
+	n.fails("it is "+n.path("run")+", by the file "+n.path("data/run-dir"), "--run-dir="+n.path("other"), "image", "list")
+	found, err := rundir.Find(n.path("data"), "")
+	require.NoError(t, err)
+	require.Equal(t, n.path("run"), found.Run, "where rkt is called without the flag")
+	require.Len(t, strings.Split(n.rkt("--run-dir=", "image", "list"), "\n"), 3)
+	require.NoDirExists(t, n.path("other"))
 }
 
 func TestAStoreThatCannotBeOpenedIsOneClearLine(t *testing.T) {

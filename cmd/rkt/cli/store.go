@@ -16,63 +16,54 @@ import (
 	"github.com/rktnetes/rktshim/internal/rundir"
 )
 
-// config tells where the store of --dir is.
-func (g *global) config() (store.Config, error) {
-	if g.dir == "" { // else it would be the current folder
-		return store.Config{}, errors.New("--dir: it is empty, give the folder of rkt's data")
-	}
-	dir, err := filepath.Abs(g.dir)
-	if err != nil {
-		return store.Config{}, fmt.Errorf("--dir: %w", err)
-	}
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = real
-	}
-	run := g.runDir
+// folders tells where the node of --dir keeps its data.
+func (g *global) folders() (rundir.Folders, error) {
 	switch {
-	case run == "":
-		if run, err = rundir.Of(dir); err != nil {
-			return store.Config{}, fmt.Errorf("--dir: %w", err)
-		}
-	case !filepath.IsAbs(run):
-		return store.Config{}, fmt.Errorf("--run-dir: %q is not an absolute path", run)
+	case g.dir == "": // else it would be the current folder
+		return rundir.Folders{}, errors.New("--dir: it is empty, give the folder of rkt's data")
+	case g.runDir != "" && !filepath.IsAbs(g.runDir):
+		return rundir.Folders{}, fmt.Errorf("--run-dir: %q is not an absolute path", g.runDir)
 	}
-	return store.Config{Root: filepath.Join(dir, "images"), RunRoot: filepath.Join(run, "images")}, nil
+	f, err := rundir.Find(g.dir, g.runDir)
+	if err == nil && os.Geteuid() != 0 {
+		err = errors.New("the image store belongs to root: run this as root")
+	}
+	return f, err
+}
+
+// storeOf tells where a node's image store is, as the kubelet does.
+func storeOf(f rundir.Folders) store.Config {
+	return store.Config{Root: filepath.Join(f.Dir, "images"), RunRoot: filepath.Join(f.Run, "images")}
 }
 
 // withStore runs work on the opened store, which is made if it is not there.
 func (g *global) withStore(ctx context.Context, work func(*store.Store) error) error {
-	cfg, err := g.rootConfig()
+	f, err := g.folders()
 	if err != nil {
 		return err
 	}
-	return onStore(ctx, cfg, work)
+	return onStore(ctx, f, work)
 }
 
 // withStoreIfAny is withStore for commands that have no reason to make a store.
 // Where none is, work gets nil and must do as with an empty one.
 func (g *global) withStoreIfAny(ctx context.Context, work func(*store.Store) error) error {
-	cfg, err := g.rootConfig()
+	f, err := g.folders()
 	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(cfg.Root)
+	entries, err := os.ReadDir(storeOf(f).Root)
 	if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
 		return work(nil)
 	}
-	return onStore(ctx, cfg, work) // it says more of what cannot be read
+	return onStore(ctx, f, work) // it says more of what cannot be read
 }
 
-// rootConfig is config for root, and an error for others.
-func (g *global) rootConfig() (store.Config, error) {
-	cfg, err := g.config()
-	if err == nil && os.Geteuid() != 0 {
-		err = errors.New("the image store belongs to root: run this as root")
+func onStore(ctx context.Context, f rundir.Folders, work func(*store.Store) error) (err error) {
+	cfg := storeOf(f)
+	if err := f.Record(); err != nil {
+		return fmt.Errorf("open image store %s: %w", cfg.Root, err)
 	}
-	return cfg, err
-}
-
-func onStore(ctx context.Context, cfg store.Config, work func(*store.Store) error) (err error) {
 	s, err := store.Open(ctx, cfg)
 	if err != nil {
 		return err
