@@ -52,7 +52,7 @@ type global struct {
 }
 
 // New returns the command rkt with all its subcommands. It touches nothing
-// outside of the command before that is executed. Its version is Version.
+// outside of the command before that is executed.
 func New() *cobra.Command {
 	g := &global{}
 	root := &cobra.Command{
