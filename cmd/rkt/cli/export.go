@@ -18,7 +18,8 @@ import (
 )
 
 func exportCommand(g *global) *cobra.Command {
-	format := oneOf(string(archive.OCITar), string(archive.Docker))
+	kind := oneOf(string(archive.OCITar), string(archive.Docker))
+	format := jsonFormat()
 	var overwrite bool
 	cmd := &cobra.Command{
 		Use:   "export IMAGE FILE",
@@ -27,7 +28,7 @@ func exportCommand(g *global) *cobra.Command {
 The file appears whole or not at all. rkt fetch FILE, skopeo, podman and ctr read
 both; the image's first tag goes with it.`,
 		Example: `  rkt image export registry.example.com/app:1.2 app.oci.tar
-  rkt image export sha256:2f0a7c4d91be app.tar --format=docker-archive`,
+  rkt image export sha256:2f0a7c4d91be app.tar --archive=docker-archive`,
 		Args: exactly("IMAGE", "FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, err := filepath.Abs(args[1])
@@ -42,15 +43,27 @@ both; the image's first tag goes with it.`,
 				if err != nil {
 					return err
 				}
-				return g.withScratch(func(dir string) error {
-					return export(cmd.Context(), s, img, target{archive.Kind(format.value), file, dir})
+				err = g.withScratch(func(dir string) error {
+					return export(cmd.Context(), s, img, target{archive.Kind(kind.value), file, dir})
 				})
+				if err != nil || format.value == "" {
+					return err
+				}
+				return printJSON(cmd.OutOrStdout(), exported{img.ID, file, kind.value}, format.value == "json-pretty")
 			})
 		},
 	}
-	cmd.Flags().Var(&format, "format", "what to write")
+	cmd.Flags().Var(&kind, "archive", "what to write")
+	cmd.Flags().Var(&format, "format", "print what was written as JSON, on one line or indented")
 	cmd.Flags().BoolVar(&overwrite, "overwrite", false, "replace FILE if it exists")
 	return cmd
+}
+
+// exported is what the command says in JSON.
+type exported struct {
+	ID      string `json:"id"`
+	File    string `json:"file"`
+	Archive string `json:"archive"`
 }
 
 // target is the file that an export writes.
@@ -105,7 +118,7 @@ func (to target) reference(path string, img *store.Image) (types.ImageReference,
 		name = img.Tags[0]
 	}
 	if to.kind == archive.Docker && name == "" {
-		return nil, errors.New("a docker-archive needs a tag and the image has none, use --format=oci-archive")
+		return nil, errors.New("a docker-archive needs a tag and the image has none, use --archive=oci-archive")
 	}
 	return archive.ParseReference(fmt.Sprintf("%s:%s:%s", to.kind, path, name))
 }

@@ -58,7 +58,7 @@ func TestEveryArchiveOfAnImageGivesTheSameImage(t *testing.T) {
 	n := newNode(t)
 	id := lastLine(n.rkt("fetch", "--full", n.aci("x.aci", appManifest)))
 	n.rkt("image", "export", "example.com/app:1.2", "oci.tar")
-	n.rkt("image", "export", shortID(id), "docker.tar", "--format=docker-archive")
+	n.rkt("image", "export", shortID(id), "docker.tar", "--archive=docker-archive")
 	require.NoError(t, os.Mkdir(n.path("layout"), 0o700))
 	for _, cmd := range [][]string{{"tar", "-xf", "oci.tar", "-C", "layout"}, {"gzip", "-k", "oci.tar"}, {"xz", "-k", "docker.tar"}} {
 		c := exec.CommandContext(t.Context(), cmd[0], cmd[1:]...)

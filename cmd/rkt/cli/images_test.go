@@ -59,6 +59,24 @@ func TestRemoveAndGCSpareAnImageInUse(t *testing.T) {
 	require.Empty(t, n.list())
 }
 
+func TestWhatIsRemovedOrWrittenCanBeHadAsJSON(t *testing.T) {
+	n := newNode(t)
+	file := n.aci("x.aci", appManifest)
+	id := lastLine(n.rkt("fetch", "--full", file))
+	require.JSONEq(t, fmt.Sprintf(`{"id":%q,"file":%q,"archive":"docker-archive"}`, id, n.path("x.tar")),
+		n.rkt("image", "export", shortID(id), "x.tar", "--archive=docker-archive", "--format=json"))
+
+	require.Equal(t, "[]\n", n.rkt("image", "rm", "nothing", "--format=json"))
+	code, stdout, stderr := n.try("image", "rm", "nothing", "example.com/app:1.2", "A B", "--format=json-pretty")
+	require.Equal(t, 254, code)
+	require.Equal(t, fmt.Sprintf("[\n\t%q\n]\n", id), stdout, "also if another failed")
+	require.Contains(t, stderr, `rm: parse image name "A B"`)
+
+	require.JSONEq(t, `{"images":[],"layers":0}`, n.rkt("image", "gc", "--grace-period=0s", "--format=json"))
+	n.rkt("fetch", file)
+	require.JSONEq(t, fmt.Sprintf(`{"images":[%q],"layers":0}`, id), n.rkt("image", "gc", "--grace-period=0s", "--format=json"))
+}
+
 func TestVerifyFindsDamageAndFetchRepairsIt(t *testing.T) {
 	n := newNode(t)
 	file := n.aci("x.aci", appManifest)
@@ -147,7 +165,7 @@ func TestExportIsWholeOrNotThere(t *testing.T) {
 func TestAnImageWithoutATagExportsAsOCIOnly(t *testing.T) {
 	n := newNode(t)
 	id := lastLine(n.rkt("fetch", "--full", n.aci("x.aci", strings.Replace(appManifest, "example.com/app", "a~b", 1))))
-	n.fails("a docker-archive needs a tag and the image has none", "image", "export", id, "x", "--format=docker-archive")
+	n.fails("a docker-archive needs a tag and the image has none", "image", "export", id, "x", "--archive=docker-archive")
 	n.rkt("image", "export", id, "x")
 	require.Equal(t, id, lastLine(n.rkt("fetch", "--full", "./x")))
 }
@@ -179,6 +197,7 @@ func TestOnlyAFetchMakesAStore(t *testing.T) {
 		require.Zero(t, code)
 		require.Empty(t, stdout)
 		require.Equal(t, "rm: cannot find an image satisfying \"a\" in the local store: not found\n", stderr)
+		require.Equal(t, "[]\n", n.rkt("image", "rm", "a", "--format=json"))
 		_, stdout, stderr = n.try("image", "gc")
 		require.Empty(t, stdout)
 		require.Equal(t, "gc: 0 image(s) and 0 unused layer(s) removed\n", stderr)

@@ -67,7 +67,7 @@ func newListFlags() *listFlags {
 		all[i] = c.word
 	}
 	return &listFlags{
-		format: choice{allowed: []string{"json", "json-pretty"}},
+		format: jsonFormat(),
 		sort:   choice{value: "importtime", allowed: []string{"name", "importtime", "lastused", "size"}},
 		order:  oneOf("asc", "desc"),
 		fields: words{values: all, allowed: all},

@@ -13,7 +13,7 @@ import (
 var errDamaged = errors.New("damaged images found, fetch them again to repair them")
 
 func verifyCommand(g *global) *cobra.Command {
-	format := choice{allowed: []string{"json", "json-pretty"}}
+	format := jsonFormat()
 	cmd := &cobra.Command{
 		Use:   "verify [IMAGE...]",
 		Short: "Compare images on disk with what was fetched",
