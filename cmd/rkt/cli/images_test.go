@@ -1,15 +1,18 @@
 package cli
 
 import (
+	"archive/tar"
 	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -160,6 +163,52 @@ func TestExportIsWholeOrNotThere(t *testing.T) {
 	require.ErrorAs(t, err, &exit)
 	require.Equal(t, 254, exit.ExitCode())
 	require.Regexp(t, `^export: .*no space left on device\n$`, string(out), "and no file is left")
+}
+
+// bigACI is a local image whose export takes a while.
+func (n *node) bigACI() string {
+	body := make([]byte, 256<<20) // gzip takes more than a second for it
+	out, err := os.Create(n.path("big.aci"))
+	require.NoError(n.t, err)
+	defer out.Close()
+	w := tar.NewWriter(out)
+	for _, f := range []struct {
+		name string
+		body []byte
+	}{{"manifest", []byte(appManifest)}, {"rootfs/big", body}} {
+		require.NoError(n.t, w.WriteHeader(&tar.Header{Name: f.name, Mode: 0o644, Size: int64(len(f.body)), Typeflag: tar.TypeReg}))
+		_, err = w.Write(f.body)
+		require.NoError(n.t, err)
+	}
+	require.NoError(n.t, w.Close())
+	return out.Name()
+}
+
+func TestAKilledExportLeavesNothing(t *testing.T) {
+	n := newNode(t)
+	id := lastLine(n.rkt("fetch", n.bigACI()))
+	require.NoError(t, os.Mkdir(n.path("out"), 0o700))
+	for _, kind := range []string{"docker-archive", "oci-archive"} {
+		cmd := n.command("image", "export", id, "out/x", "--archive="+kind)
+		require.NoError(t, cmd.Start())
+		writing := func() bool { // it has a file of that folder open, as it has from the start
+			fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", cmd.Process.Pid))
+			return slices.ContainsFunc(fds, func(fd string) bool {
+				to, _ := os.Readlink(fd)
+				return strings.HasPrefix(to, n.path("out/"))
+			})
+		}
+		require.Eventually(t, writing, time.Minute, 5*time.Millisecond)
+		require.NoError(t, cmd.Process.Kill())
+		require.ErrorContains(t, cmd.Wait(), "killed")
+		left, err := os.ReadDir(n.path("out"))
+		require.NoError(t, err)
+		require.Empty(t, left)
+	}
+	n.rkt("image", "export", id, "out/x")
+	left, err := os.ReadDir(n.path("data/tmp"))
+	require.NoError(t, err)
+	require.Empty(t, left, "what was on the disk of the store")
 }
 
 func TestAnImageWithoutATagExportsAsOCIOnly(t *testing.T) {
