@@ -19,7 +19,7 @@ LDFLAGS := -s -w -X github.com/rktnetes/rktshim/internal/version.Version=$(VERSI
            -X $(V1).gitMinor=$(word 2,$(subst ., ,$(K8S:v%=%))) -X $(V1).gitCommit=$(COMMIT) \
            -X $(V1).gitTreeState=clean -X $(V1).buildDate=$(DATE)
 
-# Packages and single tests: make test PKG=./transport RUN=TestStale
+# Packages and single tests: make check PKG=./transport RUN=TestStale; make e2e RUN=TestImage
 PKG ?= ./...
 RUN ?= .
 
@@ -44,6 +44,7 @@ check: ## gofmt, vet, staticcheck, the import-direction test and the unit tests 
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); if [ -n "$$bad" ]; then echo "gofmt would change:"; echo "$$bad"; exit 1; fi
 	go vet ./...
 	$(TOOL) staticcheck ./...
+	cd tools && go vet ./... && go tool staticcheck ./...
 	go test -count=1 ./internal/layering
 	go test -race -run '$(RUN)' $$(go list $(PKG) | grep -v -e /e2e)
 

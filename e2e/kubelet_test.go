@@ -73,11 +73,11 @@ func TestSameServerAnswersOnItsSocket(t *testing.T) {
 	s, err := runtimeapi.NewRuntimeServiceClient(conn).Status(t.Context(), &runtimeapi.StatusRequest{})
 
 	require.NoError(t, err)
+	ready := map[string]bool{}
 	for _, c := range s.GetStatus().GetConditions() {
-		if c.Type == runtimeapi.RuntimeReady {
-			require.True(t, c.Status, c.Message)
-		}
+		ready[c.Type] = c.Status
 	}
+	require.True(t, ready[runtimeapi.RuntimeReady], "%v", s)
 	require.Zero(t, k.terminate(t))
 	require.NoFileExists(t, sock)
 }
@@ -100,14 +100,15 @@ func TestStockKubeletRunsOnAUnixSocket(t *testing.T) {
 			stock.waitHealthy(t)
 
 			require.NotContains(t, stock.output.String(), "Serving CRI")
+			require.NotEmpty(t, unixSocketsToARuntime(t, stock), "this one does use a socket, so the proof of the others sees it")
 			require.Zero(t, stock.terminate(t))
 		})
 	}
 }
 
 func TestStartThatCannotBeIsRefusedWithItsReason(t *testing.T) {
-	busy := filepath.Join(t.TempDir(), "cri.sock")
-	args := append(kubeletArgs(t), "--container-runtime=rkt", "--rkt-dir="+dataDir(t), "--rkt-cri-socket="+busy)
+	busy, firstDir := filepath.Join(t.TempDir(), "cri.sock"), dataDir(t)
+	args := append(kubeletArgs(t), "--container-runtime=rkt", "--rkt-dir="+firstDir, "--rkt-cri-socket="+busy)
 	first := isolated(t, append([]string{binary(t, "hyperkube"), "kubelet"}, args...)...)
 	first.waitHealthy(t)
 	file := filepath.Join(t.TempDir(), "file")
@@ -128,6 +129,9 @@ func TestStartThatCannotBeIsRefusedWithItsReason(t *testing.T) {
 		{"gate and flag disagree", []string{"--container-runtime=rkt", "--feature-gates=RktShim=false"}, nil, "contradicts the feature gate RktShim=false"},
 		{"remote and gate disagree", []string{"--container-runtime=remote", "--feature-gates=RktShim=true"}, nil, "contradicts the feature gate RktShim=true"},
 		{"another runtime's endpoint", []string{"--container-runtime=rkt"}, []string{"containerRuntimeEndpoint: unix:///run/crio/crio.sock"}, "is unix:///run/crio/crio.sock: unset it"},
+		{"containerd's endpoint, typed", []string{"--container-runtime=rkt", "--container-runtime-endpoint=unix:///run/containerd/containerd.sock"}, nil, "is unix:///run/containerd/containerd.sock: unset it"},
+		{"data folder in use", []string{"--container-runtime=rkt", "--rkt-dir=" + firstDir}, nil, "another runtime uses the data folder " + firstDir},
+		{"rkt that is not there", []string{"--container-runtime=rkt", "--rkt-path=/nonexistent/rkt"}, nil, "--rkt-path=/nonexistent/rkt: cannot be used"},
 		{"another image service", []string{"--container-runtime=rkt", "--rkt-dir=" + dataDir(t)}, []string{"imageServiceEndpoint: unix:///run/x.sock"}, "is unix:///run/x.sock: unset it"},
 		{"memory without the gate", []string{"--container-runtime-endpoint=memory://rktshim"}, nil, "needs --container-runtime=rkt"},
 		{"socket of a live server", []string{"--container-runtime=rkt", "--rkt-dir=" + dataDir(t), "--rkt-cri-socket=" + busy}, nil, "a live server holds " + busy + ".lock"},

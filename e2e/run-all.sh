@@ -22,7 +22,7 @@ stage check make --no-print-directory check RUN=XXX_lint_only
 stage unit go test -race -v $(go list ./... | grep -v /e2e)
 stage build make --no-print-directory build
 # Built as the binary is, so that Kubernetes is compiled once.
-stage hyperkube bash -c 'cd hyperkube && export CGO_ENABLED=0 && go vet -trimpath ./... && go test -trimpath -v ./...'
+stage hyperkube bash -c 'cd hyperkube && export CGO_ENABLED=0 && go vet -trimpath ./... && GOFLAGS="$GOFLAGS -trimpath" go tool -modfile=../tools/go.mod staticcheck ./... && go test -trimpath -v ./...'
 stage e2e go test -count=1 -timeout 30m -v ./e2e
 
 count() { cat "$log"/* 2>/dev/null | grep -cE "^ *--- $1: " || true; }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path"
 	"path/filepath"
 	"strconv"
@@ -83,10 +84,12 @@ func (e *FieldError) Unwrap() error { return errdefs.ErrInvalidArgument }
 // checks are all rules of a Config.
 var checks = []func(*Config) error{
 	absolute("Dir", func(c *Config) string { return c.Dir }),
+	dirFitsOverlay,
 	absoluteOrEmpty("RunDir", func(c *Config) string { return c.RunDir }),
 	absolute("CNIConfDir", func(c *Config) string { return c.CNIConfDir }),
 	absolute("CNIBinDir", func(c *Config) string { return c.CNIBinDir }),
 	absoluteOrEmpty("RktPath", func(c *Config) string { return c.RktPath }),
+	rktRuns,
 	absoluteOrEmpty("CRISocket", func(c *Config) string { return c.CRISocket }),
 	socketFits,
 	stage1Known,
@@ -122,6 +125,29 @@ func absoluteOrEmpty(field string, get func(*Config) string) func(*Config) error
 		}
 		return isAbsolute(c)
 	}
+}
+
+// dirFitsOverlay: the two characters separate folders and options in the options of
+// an overlay mount, below which containers' roots lie.
+func dirFitsOverlay(c *Config) error {
+	if strings.ContainsAny(c.Dir, ":,") {
+		return &FieldError{"Dir", c.Dir, "must not contain a colon or a comma: overlayfs takes them for separators"}
+	}
+	return nil
+}
+
+func rktRuns(c *Config) error {
+	if !filepath.IsAbs(c.RktPath) {
+		return nil // absoluteOrEmpty has said so
+	}
+	fi, err := os.Stat(c.RktPath)
+	switch {
+	case err != nil:
+		return &FieldError{"RktPath", c.RktPath, "cannot be used: " + err.Error()}
+	case !fi.Mode().IsRegular() || fi.Mode()&0o111 == 0:
+		return &FieldError{"RktPath", c.RktPath, "is not an executable file"}
+	}
+	return nil
 }
 
 func socketFits(c *Config) error {

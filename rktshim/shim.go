@@ -67,6 +67,11 @@ func (s *Shim) Run(ctx context.Context) (err error) {
 	if err := folders.Record(); err != nil { // for rkt, which knows no more than Dir
 		return err
 	}
+	lock, err := lockDir(folders.Dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	images, err := image.New(ctx, s.cfg.images(folders))
 	if err != nil {
 		return err

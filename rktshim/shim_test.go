@@ -166,6 +166,7 @@ func TestRunFailsIfTheSocketIsTaken(t *testing.T) {
 	cfg := testConfig(t)
 	cfg.CRISocket = filepath.Join(t.TempDir(), "cri.sock")
 	start(t, cfg, nil)
+	cfg.Dir = testConfig(t).Dir
 	second, err := New(cfg)
 	require.NoError(t, err)
 
@@ -177,6 +178,18 @@ func TestRunFailsIfTheSocketIsTaken(t *testing.T) {
 		t.Fatal("it never was ready")
 	default:
 	}
+}
+
+func TestDataFolderHasOneRuntime(t *testing.T) {
+	cfg := testConfig(t)
+	start(t, cfg, nil)
+	second, err := New(cfg)
+	require.NoError(t, err)
+
+	err = second.Run(t.Context())
+
+	require.ErrorIs(t, err, errdefs.ErrFailedPrecondition)
+	require.ErrorContains(t, err, "another runtime uses the data folder "+cfg.Dir)
 }
 
 func TestRunFailsIfTheDataFolderCannotBeMade(t *testing.T) {

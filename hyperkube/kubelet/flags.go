@@ -16,6 +16,7 @@ type flags struct {
 	set              *pflag.FlagSet
 	containerRuntime string
 	config           rktshim.Config
+	endpointGiven    bool // --container-runtime-endpoint is on the command line
 }
 
 // Values of --container-runtime.
@@ -82,6 +83,7 @@ func (f *flags) take(args []string) (rest []string, err error) {
 	}
 	err = all.ParseAll(args, func(fl *pflag.Flag, value string) error {
 		if f.set.Lookup(fl.Name) == nil {
+			f.endpointGiven = f.endpointGiven || fl.Name == "container-runtime-endpoint"
 			rest = append(rest, "--"+fl.Name+"="+value)
 			return nil
 		}

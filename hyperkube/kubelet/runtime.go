@@ -86,12 +86,13 @@ func (r *runtime) intercept(endpoint string) (util.Dialer, error) {
 }
 
 // isOurs says whether an endpoint means the runtime in this process: its name,
-// its own socket, or the value that the kubelet has when nothing is set.
+// its own socket, or the value that the kubelet has when nothing is set, unless
+// that was typed. In a configuration file the two look alike.
 func (r *runtime) isOurs(endpoint string) bool {
 	var unset kubeletconfigv1beta1.KubeletConfiguration
 	kubeletscheme.SetDefaults_KubeletConfiguration(&unset)
 	socket := r.flags.config.CRISocket
-	return endpoint == MemoryEndpoint || endpoint == unset.ContainerRuntimeEndpoint ||
+	return endpoint == MemoryEndpoint || endpoint == unset.ContainerRuntimeEndpoint && !r.flags.endpointGiven ||
 		socket != "" && (endpoint == "unix://"+socket || endpoint == socket)
 }
 

@@ -190,6 +190,7 @@ func TestGateDecidesWhoDials(t *testing.T) {
 		{"off, though asked for by flag", false, []string{"--container-runtime=rkt"}, "unix:///x", "contradicts the feature gate RktShim=false"},
 		{"on", true, nil, MemoryEndpoint, memory},
 		{"on, endpoint unset", true, nil, "unix:///run/containerd/containerd.sock", memory},
+		{"on, but containerd's typed", true, []string{"--container-runtime-endpoint=unix:///run/containerd/containerd.sock"}, "unix:///run/containerd/containerd.sock", "containerd.sock: unset it"},
 		{"on, its own socket", true, []string{"--rkt-cri-socket=/run/x.sock"}, "unix:///run/x.sock", memory},
 		{"on, but another's socket", true, nil, "unix:///run/crio/crio.sock", "is unix:///run/crio/crio.sock: unset it"},
 		{"on, but remote", true, []string{"--container-runtime=remote"}, MemoryEndpoint, "contradicts the feature gate RktShim=true"},

@@ -7,10 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 )
 
 // NewDownCommand makes the command local-down.
@@ -40,8 +38,8 @@ func (n node) down(ctx context.Context, out io.Writer) error {
 		fmt.Fprintf(out, "nothing to stop: there is no %s\n", n.dir)
 		return nil
 	}
-	if _, err := os.Stat(n.lockFile()); err != nil {
-		return fmt.Errorf("%s is not the folder of a node: %w", n.dir, err)
+	if err := n.check(); err != nil {
+		return err
 	}
 	lock, err := n.lock()
 	if errors.Is(err, errRunning) {
@@ -51,6 +49,9 @@ func (n node) down(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	defer lock.Close()
+	if err := n.endKubelet(ctx); err != nil {
+		return err
+	}
 	removed, err := n.removeTraces()
 	for _, what := range removed {
 		fmt.Fprintf(out, "removed %s\n", what)
@@ -64,23 +65,16 @@ func (n node) stop(ctx context.Context, out io.Writer) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Kill(pid, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
-		return nil, fmt.Errorf("stop local-up (process %d): %w", pid, err)
+	if err := end(ctx, pid, func() bool { return runsLocalUp(pid) }); err != nil {
+		return nil, fmt.Errorf("stop local-up: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*stopPatience)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		lock, err := n.lock()
-		if !errors.Is(err, errRunning) {
-			fmt.Fprintf(out, "stopped the node (process %d)\n", pid)
-			return lock, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("local-up (process %d) did not end within %s", pid, 2*stopPatience)
-		case <-tick.C:
-		}
+	lock, err := n.lock()
+	if errors.Is(err, errRunning) {
+		return nil, fmt.Errorf("another process than local-up holds %s: find it with fuser(1) and end it", n.lockFile())
 	}
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(out, "stopped the node (process %d)\n", pid)
+	return lock, nil
 }

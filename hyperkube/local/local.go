@@ -7,8 +7,11 @@
 package local
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -21,13 +24,13 @@ import (
 // DefaultDir holds the node that `make up` starts.
 const DefaultDir = "/var/lib/rktshim-local"
 
-// cgroupName is the cgroup below which the node's kubelet makes its own, so that
-// local-down can tell them from those of another kubelet.
-const cgroupName = "rktshim-local"
-
 // node is a node's folder and the files in it.
 type node struct{ dir string }
 
+// marker is the file that makes a folder a node's: only a folder that has it is
+// ever removed.
+func (n node) marker() string     { return filepath.Join(n.dir, ".rktshim-local-node") }
+func (n node) kubeletPid() string { return filepath.Join(n.dir, "kubelet.pid") }
 func (n node) lockFile() string   { return filepath.Join(n.dir, "lock") }
 func (n node) kubeletLog() string { return filepath.Join(n.dir, "log", "kubelet.log") }
 func (n node) upLog() string      { return filepath.Join(n.dir, "log", "local-up.log") }
@@ -68,16 +71,74 @@ func (n node) pid() (int, error) {
 	return pid, nil
 }
 
-// dirFlag adds --dir, and says what is wrong with its value.
+// cgroup names the cgroup below which the node's kubelet makes its own, so that
+// local-down can tell them from those of other kubelets and other nodes.
+func (n node) cgroup() string {
+	if n.dir == DefaultDir {
+		return "rktshim-local"
+	}
+	sum := sha256.Sum256([]byte(n.dir))
+	return "rktshim-local-" + hex.EncodeToString(sum[:6])
+}
+
+// claim makes the folder the node's. It refuses one that holds something else,
+// because local-down is going to remove it.
+func (n node) claim() error {
+	entries, err := os.ReadDir(n.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(entries) > 0 {
+		if err := n.check(); err != nil {
+			return fmt.Errorf("%w: choose an empty folder, or one that does not exist", err)
+		}
+		return nil
+	}
+	if err := os.MkdirAll(n.dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(n.marker(), []byte("This folder belongs to hyperkube local-up; local-down removes it.\n"), 0o600)
+}
+
+// check says whether the folder is a node's.
+func (n node) check() error {
+	if _, err := os.Lstat(n.marker()); err != nil {
+		return fmt.Errorf("%s is not the folder of a node: it has no %s", n.dir, filepath.Base(n.marker()))
+	}
+	return nil
+}
+
+// dirFlag adds --dir, and says what is wrong with its value. The path is resolved:
+// what is removed must be what was made.
 func dirFlag(cmd *cobra.Command) func() (node, error) {
 	dir := cmd.Flags().String("dir", DefaultDir, "folder of the node's data and logs")
 	return func() (node, error) {
 		if !filepath.IsAbs(*dir) || filepath.Clean(*dir) == "/" {
 			return node{}, fmt.Errorf("--dir=%s: must be an absolute path other than /", *dir)
 		}
+		if strings.ContainsAny(*dir, ":,") {
+			return node{}, fmt.Errorf("--dir=%s: must not contain a colon or a comma: overlayfs takes them for separators", *dir)
+		}
 		if os.Geteuid() != 0 {
 			return node{}, errors.New("a node needs root: run this as root")
 		}
-		return node{filepath.Clean(*dir)}, nil
+		real, err := resolve(filepath.Clean(*dir))
+		if err != nil {
+			return node{}, fmt.Errorf("--dir=%s: %w", *dir, err)
+		}
+		return node{real}, nil
 	}
+}
+
+// resolve follows the symbolic links in as much of the path as exists.
+func resolve(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if !errors.Is(err, fs.ErrNotExist) || path == "/" {
+		return real, err
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return "", fmt.Errorf("%s is a symbolic link to nothing", path)
+	}
+	parent, err := resolve(filepath.Dir(path))
+	return filepath.Join(parent, filepath.Base(path)), err
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // progress shows the steps of a start, with their times.
@@ -20,7 +22,8 @@ func newProgress(out io.Writer) *progress {
 		return &progress{out: out}
 	}
 	os.Unsetenv(progressEnv)
-	f := os.NewFile(3, "progress")
+	unix.CloseOnExec(progressFD) // the kubelet must not keep it open
+	f := os.NewFile(progressFD, "progress")
 	return &progress{out: f, parent: f}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -32,12 +33,12 @@ func (n node) noteKubeletDir() error {
 // removeTraces removes all that the node has left on the machine, its folder
 // last, and gives a line for each thing.
 func (n node) removeTraces() (removed []string, err error) {
-	cgroups, err := removeCgroups(cgroupName)
+	cgroups, err := removeCgroups(n.cgroup())
 	if err != nil {
-		return nil, fmt.Errorf("remove the cgroup %s: %w", cgroupName, err)
+		return nil, fmt.Errorf("remove the cgroup %s: %w", n.cgroup(), err)
 	}
 	if len(cgroups) > 0 {
-		removed = append(removed, fmt.Sprintf("the cgroup %s in %d hierarchies", cgroupName, len(cgroups)))
+		removed = append(removed, fmt.Sprintf("the cgroup %s in %d hierarchies", n.cgroup(), len(cgroups)))
 	}
 	run, err := rundir.Of(n.rktDir())
 	if err != nil {
@@ -56,21 +57,52 @@ func (n node) removeTraces() (removed []string, err error) {
 		}
 		removed = append(removed, run)
 	}
-	if _, err := os.Stat(n.madeKubeletDir()); err == nil {
+	if _, err := os.Stat(n.madeKubeletDir()); err == nil && onlyDevicePlugins() {
 		if err := os.RemoveAll(kubeletDir); err != nil {
 			return removed, err
 		}
 		removed = append(removed, kubeletDir)
 	}
-	if err := os.RemoveAll(n.dir); err != nil {
+	return n.removeFolder(removed)
+}
+
+// onlyDevicePlugins says whether kubeletDir holds no more than any kubelet puts
+// there: not a node that was installed since.
+func onlyDevicePlugins() bool {
+	entries, err := os.ReadDir(kubeletDir)
+	return err == nil && (len(entries) == 0 || len(entries) == 1 && entries[0].Name() == "device-plugins")
+}
+
+// removeFolder removes the node's folder, the marker last, so that a removal that
+// failed can be repeated.
+func (n node) removeFolder(removed []string) ([]string, error) {
+	entries, err := os.ReadDir(n.dir)
+	if err != nil {
+		return removed, err
+	}
+	for _, e := range entries {
+		if path := filepath.Join(n.dir, e.Name()); path != n.marker() {
+			if err := os.RemoveAll(path); err != nil {
+				return removed, err
+			}
+		}
+	}
+	if err := os.Remove(n.marker()); err != nil {
+		return removed, err
+	}
+	if err := os.Remove(n.dir); errors.Is(err, unix.EBUSY) {
+		return append(removed, "all in "+n.dir+", which is a mount point and stays"), nil
+	} else if err != nil {
 		return removed, err
 	}
 	return append(removed, n.dir), nil
 }
 
-// unmountBelow unmounts what is mounted at or below dir, the last mount first.
+// unmountBelow unmounts what is mounted below dir, the last mount first.
 func unmountBelow(dir string) (unmounted []string, err error) {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(m.Mountpoint, dir+"/"), false
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list mounts: %w", err)
 	}

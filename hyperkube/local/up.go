@@ -6,17 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"sigs.k8s.io/yaml"
 )
 
 // healthURL is where the kubelet says whether it, and the runtime in it, live.
@@ -57,21 +60,28 @@ func NewUpCommand() *cobra.Command {
 // upInBackground starts local-up --foreground as a process of its own and shows
 // its progress until the node is healthy or has failed.
 func (n node) upInBackground(out io.Writer) error {
+	if err := n.claim(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Dir(n.upLog()), 0o755); err != nil {
 		return err
 	}
-	log, err := os.OpenFile(n.upLog(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	log, err := os.OpenFile(n.upLog(), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
+	before, err := log.Stat()
+	if err != nil {
+		return err
+	}
 	progress, theirs, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer progress.Close()
 	self := exec.Command("/proc/self/exe", "local-up", "--foreground", "--dir="+n.dir)
-	self.Env = append(os.Environ(), progressEnv+"=3")
+	self.Env = append(os.Environ(), progressEnv+"=1")
 	self.Stdout, self.Stderr, self.ExtraFiles = log, log, []*os.File{theirs}
 	self.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := self.Start(); err != nil {
@@ -90,15 +100,17 @@ func (n node) upInBackground(out io.Writer) error {
 		return self.Process.Release()
 	}
 	if err := self.Wait(); err != nil {
-		return fmt.Errorf("the node did not start:\n%s", tail(n.upLog(), 20))
+		said, _ := io.ReadAll(io.NewSectionReader(log, before.Size(), 64<<10))
+		return errors.New(strings.TrimPrefix(strings.TrimSpace(string(said)), "local-up: "))
 	}
 	return nil
 }
 
-// progressEnv names the descriptor on which a local-up in the background shows
-// its progress; readyLine is the last line there.
+// A local-up with progressEnv set shows its progress on the descriptor progressFD,
+// to the one that started it; readyLine is the last line there.
 const (
-	progressEnv = "RKTSHIM_LOCAL_PROGRESS_FD"
+	progressEnv = "RKTSHIM_LOCAL_PROGRESS"
+	progressFD  = 3
 	readyLine   = "\x00ready"
 )
 
@@ -106,6 +118,9 @@ const (
 func (n node) up(ctx context.Context, out io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, unix.SIGTERM)
 	defer stop()
+	if err := n.claim(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(filepath.Dir(n.kubeletLog()), 0o755); err != nil {
 		return err
 	}
@@ -118,6 +133,9 @@ func (n node) up(ctx context.Context, out io.Writer) error {
 	}
 	defer lock.Close()
 	if err := errors.Join(lock.Truncate(0), writePid(lock)); err != nil {
+		return err
+	}
+	if err := errors.Join(n.endKubelet(ctx), portsAreFree()); err != nil {
 		return err
 	}
 	p := newProgress(out)
@@ -156,10 +174,14 @@ func (n node) startKubelet(p *progress) (*child, error) {
 	if err := n.noteKubeletDir(); err != nil {
 		return nil, err
 	}
-	if err := makeCgroups(cgroupName); err != nil {
-		return nil, fmt.Errorf("make the cgroup %s: %w", cgroupName, err)
+	if err := makeCgroups(n.cgroup()); err != nil {
+		return nil, fmt.Errorf("make the cgroup %s: %w", n.cgroup(), err)
 	}
-	if err := os.WriteFile(n.config(), []byte(n.kubeletConfig()), 0o600); err != nil {
+	config, err := n.kubeletConfig()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(n.config(), config, 0o600); err != nil {
 		return nil, err
 	}
 	done()
@@ -170,26 +192,45 @@ func (n node) startKubelet(p *progress) (*child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start the kubelet: %w", err)
 	}
+	if err := n.noteKubelet(k.cmd.Process.Pid); err != nil {
+		k.stop()
+		return nil, err
+	}
 	done()
 	return k, nil
 }
 
-func (n node) kubeletConfig() string {
-	return `apiVersion: kubelet.config.k8s.io/v1beta1
-kind: KubeletConfiguration
-# A standalone kubelet: no API server, pods from files.
-staticPodPath: ` + n.dir + `/manifests
-podLogsDir: ` + n.dir + `/log/pods
-volumePluginDir: ` + n.dir + `/volume-plugins
-cgroupRoot: /` + cgroupName + `
-failCgroupV1: false
-failSwapOn: false
-# Chains for kube-proxy, of which there is none: they would outlive the node.
-makeIPTablesUtilChains: false
-authentication: {anonymous: {enabled: false}, webhook: {enabled: false}}
-authorization: {mode: AlwaysAllow}
-address: 127.0.0.1
-`
+// kubeletConfig is the configuration of a standalone kubelet: no API server, pods
+// from files.
+func (n node) kubeletConfig() ([]byte, error) {
+	return yaml.Marshal(map[string]any{
+		"apiVersion":      "kubelet.config.k8s.io/v1beta1",
+		"kind":            "KubeletConfiguration",
+		"staticPodPath":   filepath.Join(n.dir, "manifests"),
+		"podLogsDir":      filepath.Join(n.dir, "log", "pods"),
+		"volumePluginDir": filepath.Join(n.dir, "volume-plugins"),
+		"cgroupRoot":      "/" + n.cgroup(),
+		"failCgroupV1":    false,
+		"failSwapOn":      false,
+		// Chains for kube-proxy, of which there is none: they would outlive the node.
+		"makeIPTablesUtilChains": false,
+		"authentication":         map[string]any{"anonymous": map[string]any{"enabled": false}, "webhook": map[string]any{"enabled": false}},
+		"authorization":          map[string]any{"mode": "AlwaysAllow"},
+		"address":                "127.0.0.1",
+	})
+}
+
+// portsAreFree refuses a machine on which another kubelet runs: its answers would
+// be taken for ours.
+func portsAreFree() error {
+	for _, port := range []string{"10248", "10250"} {
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
+		if err != nil {
+			return fmt.Errorf("the kubelet's port %s is taken, by another kubelet or another node of local-up: stop that first: %w", port, err)
+		}
+		l.Close()
+	}
+	return nil
 }
 
 func (n node) waitHealthy(ctx context.Context, p *progress, k *child) error {
