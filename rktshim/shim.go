@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
@@ -61,19 +60,19 @@ func (s *Shim) Ready() <-chan struct{} { return s.ready }
 // and returns nil. It returns an error if the runtime could not start, or broke.
 // It can be called once.
 func (s *Shim) Run(ctx context.Context) (err error) {
-	if err := os.MkdirAll(s.cfg.Dir, 0o711); err != nil {
-		return fmt.Errorf("make the data folder: %w", err)
+	folders, err := rundir.Find(s.cfg.Dir, s.cfg.RunDir)
+	if err != nil {
+		return err
 	}
-	lock, err := lockDir(s.cfg.Dir)
+	if err := folders.Record(); err != nil { // for rkt, which knows no more than Dir
+		return err
+	}
+	lock, err := lockDir(folders.Dir)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	imageConfig, err := s.cfg.images()
-	if err != nil {
-		return err
-	}
-	images, err := image.New(ctx, imageConfig)
+	images, err := image.New(ctx, s.cfg.images(folders))
 	if err != nil {
 		return err
 	}
@@ -108,21 +107,14 @@ func (s *Shim) newServer(images *image.Service) *transport.Server {
 }
 
 // images is the configuration of the image part.
-func (c *Config) images() (image.Config, error) {
-	run := c.RunDir
-	if run == "" {
-		var err error
-		if run, err = rundir.Of(c.Dir); err != nil {
-			return image.Config{}, err
-		}
-	}
+func (c *Config) images(f rundir.Folders) image.Config {
 	worker := []string{"/proc/self/exe", "rkt", "image-worker"}
 	if c.RktPath != "" {
 		worker = []string{c.RktPath, "image-worker"}
 	}
 	return image.Config{
-		Store:  store.Config{Root: filepath.Join(c.Dir, "images"), RunRoot: filepath.Join(run, "images"), Pinned: c.PinnedImages},
+		Store:  store.Config{Root: filepath.Join(f.Dir, "images"), RunRoot: filepath.Join(f.Run, "images"), Pinned: c.PinnedImages},
 		Pull:   pull.Config{StallTimeout: c.PullStallTimeout},
 		Worker: worker,
-	}, nil
+	}
 }
