@@ -9,12 +9,12 @@ export GOFLAGS += -tags=containers_image_openpgp,exclude_graphdriver_btrfs,exclu
 
 # What the binaries say of themselves. The Kubernetes version is the one in go.mod.
 K8S     := $(shell awk '$$1 == "k8s.io/kubernetes" {print $$2}' hyperkube/go.mod)
-VERSION := $(shell sed -n 's/^var Version = "\(.*\)"/\1/p' rktshim/version.go)
+VERSION := $(shell sed -n 's/^var Version = "\(.*\)"/\1/p' internal/version/version.go)
 COMMIT  := $(shell git rev-parse --short=10 HEAD 2>/dev/null || echo unknown)
 DATE    := $(shell git log -1 --format=%cI 2>/dev/null || echo 1970-01-01T00:00:00Z)
 
 V1      := k8s.io/component-base/version
-LDFLAGS := -s -w -X github.com/rktnetes/rktshim/rktshim.Version=$(VERSION)+g$(COMMIT) \
+LDFLAGS := -s -w -X github.com/rktnetes/rktshim/internal/version.Version=$(VERSION)+g$(COMMIT) \
            -X $(V1).gitVersion=$(K8S) -X $(V1).gitMajor=$(word 1,$(subst ., ,$(K8S:v%=%))) \
            -X $(V1).gitMinor=$(word 2,$(subst ., ,$(K8S:v%=%))) -X $(V1).gitCommit=$(COMMIT) \
            -X $(V1).gitTreeState=clean -X $(V1).buildDate=$(DATE)

@@ -24,7 +24,8 @@ type Config struct {
 	// Dir holds what must survive a reboot: pods, images, records.
 	Dir string
 	// RunDir holds what must vanish at a reboot: sockets, mount counts. Empty:
-	// the one that belongs to Dir, which rkt finds as well (internal/rundir).
+	// the one that belongs to Dir. It is recorded in Dir, where rkt finds it,
+	// and cannot be changed before a reboot (internal/rundir).
 	RunDir string
 	// RktPath is the rkt command that pulls images, in a process of its own.
 	// Empty: this binary's own "rkt" subcommand, which hyperkube has.

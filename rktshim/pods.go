@@ -49,7 +49,7 @@ type pods struct {
 
 // openPods builds the part and takes up the pods that there are. It must be
 // closed.
-func openPods(ctx context.Context, cfg *Config, run string, systemd bool, images *store.Store) (_ *pods, err error) {
+func openPods(ctx context.Context, cfg *Config, folders rundir.Folders, systemd bool, images *store.Store) (_ *pods, err error) {
 	p := &pods{close: func() {}}
 	defer func() {
 		if err != nil {
@@ -63,7 +63,7 @@ func openPods(ctx context.Context, cfg *Config, run string, systemd bool, images
 		return nil, err
 	}
 	p.node.CompiledSeccomp = filepath.Base(p.ociRuntime) == "crun"
-	if p.cni, err = network.New(network.Config{ConfDir: cfg.CNIConfDir, BinDirs: []string{cfg.CNIBinDir}, RunDir: filepath.Join(run, "cni"), Timeout: network.DefaultTimeout}); err != nil {
+	if p.cni, err = network.New(network.Config{ConfDir: cfg.CNIConfDir, BinDirs: []string{cfg.CNIBinDir}, RunDir: filepath.Join(folders.Run, "cni"), Timeout: network.DefaultTimeout}); err != nil {
 		return nil, err
 	}
 	launcher, closeLauncher, err := launch.New(ctx)
@@ -71,7 +71,7 @@ func openPods(ctx context.Context, cfg *Config, run string, systemd bool, images
 		return nil, fmt.Errorf("connect to the init system: %w", err)
 	}
 	p.close = closeLauncher
-	if p.engine, err = pod.New(cfg.engine(run, p.ociRuntime), launcher, p.cni, appRoots{images}); err != nil {
+	if p.engine, err = pod.New(cfg.engine(folders, p.ociRuntime), launcher, p.cni, appRoots{images}); err != nil {
 		return nil, err
 	}
 	if p.sandboxes, err = sandbox.New(sandbox.Config{Stage1: cfg.Stage1, Systemd: systemd}, p.engine); err != nil {
@@ -81,18 +81,18 @@ func openPods(ctx context.Context, cfg *Config, run string, systemd bool, images
 	return p, p.engine.Recover(ctx)
 }
 
-func (c *Config) engine(run, ociRuntime string) pod.Config {
+func (c *Config) engine(f rundir.Folders, ociRuntime string) pod.Config {
 	netns := hostNetNS
-	if run != rundir.Default { // another node of this machine sweeps that one
-		netns = filepath.Join(run, "netns")
+	if f.Run != rundir.Default { // another node of this machine sweeps that one
+		netns = filepath.Join(f.Run, "netns")
 	}
 	checks := map[string]pod.Flavor{}
 	for name, f := range flavors {
 		checks[name] = f
 	}
 	return pod.Config{
-		Dir:        filepath.Join(c.Dir, "pods"),
-		RunDir:     filepath.Join(run, "pods"),
+		Dir:        filepath.Join(f.Dir, "pods"),
+		RunDir:     filepath.Join(f.Run, "pods"),
 		NetNSDir:   netns,
 		Supervisor: c.Supervisor,
 		Runtime:    ociRuntime,

@@ -80,25 +80,25 @@ func (s *Shim) Ready() <-chan struct{} { return s.ready }
 // and returns nil. It returns an error if the runtime could not start, or broke.
 // It can be called once.
 func (s *Shim) Run(ctx context.Context) (err error) {
-	if err := os.MkdirAll(s.cfg.Dir, 0o711); err != nil {
-		return fmt.Errorf("make the data folder: %w", err)
+	folders, err := rundir.Find(s.cfg.Dir, s.cfg.RunDir)
+	if err != nil {
+		return err
 	}
-	lock, err := lockDir(s.cfg.Dir)
+	if err := folders.Record(); err != nil { // for rkt, which knows no more than Dir
+		return err
+	}
+	lock, err := lockDir(folders.Dir)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	run, err := s.cfg.runDir()
-	if err != nil {
-		return err
-	}
-	images, err := image.New(ctx, s.cfg.images(run))
+	images, err := image.New(ctx, s.cfg.images(folders))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, images.Close()) }()
 	systemd := util.IsRunningSystemd()
-	pods, err := openPods(ctx, &s.cfg, run, systemd, images.Store())
+	pods, err := openPods(ctx, &s.cfg, folders, systemd, images.Store())
 	if err != nil {
 		return err
 	}
@@ -133,22 +133,14 @@ func (s *Shim) newServer(n *node, images *image.Service, pods *pods) *transport.
 		})
 }
 
-// runDir is RunDir, or the one that belongs to Dir.
-func (c *Config) runDir() (string, error) {
-	if c.RunDir != "" {
-		return c.RunDir, nil
-	}
-	return rundir.Of(c.Dir)
-}
-
 // images is the configuration of the image part.
-func (c *Config) images(run string) image.Config {
+func (c *Config) images(f rundir.Folders) image.Config {
 	worker := []string{"/proc/self/exe", "rkt", "image-worker"}
 	if c.RktPath != "" {
 		worker = []string{c.RktPath, "image-worker"}
 	}
 	return image.Config{
-		Store:  store.Config{Root: filepath.Join(c.Dir, "images"), RunRoot: filepath.Join(run, "images"), Pinned: c.PinnedImages},
+		Store:  store.Config{Root: filepath.Join(f.Dir, "images"), RunRoot: filepath.Join(f.Run, "images"), Pinned: c.PinnedImages},
 		Pull:   pull.Config{StallTimeout: c.PullStallTimeout},
 		Worker: worker,
 	}

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/rktnetes/rktshim/internal/rundir"
 	"github.com/rktnetes/rktshim/transport"
 )
 
@@ -236,6 +237,34 @@ func TestRunFailsIfTheDataFolderCannotBeMade(t *testing.T) {
 	require.NoError(t, err)
 
 	require.ErrorContains(t, s.Run(t.Context()), "make the data folder")
+}
+
+// rkt, without flags but for the data folder, must not use another run folder.
+func TestRunFolderOfTheNodeIsFoundByItsDataFolder(t *testing.T) {
+	real, link := t.TempDir(), filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(real, link))
+	cfg := testConfig(t)
+	cfg.Dir = filepath.Join(link, "still/to/be/made")
+	c := runtimeapi.NewImageServiceClient(start(t, cfg, nil))
+
+	found, err := rundir.Find(filepath.Join(real, "still/to/be/made"), "")
+
+	require.NoError(t, err)
+	require.Equal(t, cfg.RunDir, found.Run)
+	require.DirExists(t, filepath.Join(cfg.RunDir, "images"), "it is in use")
+	r, err := c.ImageFsInfo(t.Context(), &runtimeapi.ImageFsInfoRequest{})
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(found.Dir, "images"), r.GetImageFilesystems()[0].GetFsId().GetMountpoint(), "as rkt opens it")
+}
+
+func TestRunRefusesARunFolderOtherThanTheRecordedOne(t *testing.T) {
+	cfg := testConfig(t)
+	start(t, cfg, nil)
+	cfg.RunDir = t.TempDir()
+	second, err := New(cfg)
+	require.NoError(t, err)
+
+	require.ErrorIs(t, second.Run(t.Context()), errdefs.ErrFailedPrecondition)
 }
 
 func TestDialBeforeRunWaitsForIt(t *testing.T) {

@@ -81,8 +81,9 @@ type Dependency struct {
 	Size      uint64      `json:"size"`
 }
 
-// ParseManifest reads and validates an image manifest. Every error is of class
-// InvalidArgument and names the JSON field that is at fault.
+// ParseManifest reads and validates an image manifest. Fields that appc does not
+// have are ignored, as rkt did. Every error is of class InvalidArgument and names
+// the JSON field that is at fault.
 func ParseManifest(raw []byte) (*Manifest, error) {
 	m, err := decodeManifest(raw)
 	if err != nil {
@@ -99,7 +100,6 @@ func decodeManifest(raw []byte) (*Manifest, error) {
 		return nil, errors.New("it is not valid UTF-8")
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
 	var m Manifest
 	if err := dec.Decode(&m); err != nil {
 		var wrong *json.UnmarshalTypeError

@@ -28,7 +28,6 @@ func TestFaultsNameTheirField(t *testing.T) {
 		{`name: "Upper"`, obj{"name": "Upper"}},
 		{`name: ""`, obj{"name": ""}},
 		{`name: want string, got JSON number`, obj{"name": 5}},
-		{`unknown field "flavour"`, obj{"flavour": "x"}},
 		{`labels[0].name: "A" is no`, obj{"labels": list(obj{"name": "A", "value": "x"})}},
 		{`labels[1].name: "a" is given twice`, obj{"labels": list(obj{"name": "a"}, obj{"name": "a"})}},
 		{`labels[0].name: "name" is reserved`, obj{"labels": list(obj{"name": "name"})}},
@@ -78,6 +77,20 @@ func TestAllFaultsAreReportedAtOnce(t *testing.T) {
 	for _, field := range []string{"acKind", "acVersion", "name"} {
 		require.ErrorContains(t, err, field+": ")
 	}
+}
+
+// rkt ignored them, so images that have some are about.
+func TestUnknownFieldsAreIgnored(t *testing.T) {
+	type obj = map[string]any
+	plain := obj{"app": obj{"exec": []string{"/x"}, "user": "0", "group": "0"}}
+	strange := obj{"flavour": []int{1}, "app": obj{"exec": []string{"/x"}, "user": "0", "group": "0", "colour": obj{"exec": "red"}}}
+
+	want, err := ParseManifest([]byte(minimal(t, plain)))
+	require.NoError(t, err)
+	got, err := ParseManifest([]byte(minimal(t, strange)))
+	require.NoError(t, err)
+
+	require.Equal(t, want, got)
 }
 
 func TestWhatIsNotOneJSONObjectIsRefused(t *testing.T) {

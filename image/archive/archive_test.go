@@ -220,7 +220,7 @@ func TestBadFilesAreRefusedWithTheReason(t *testing.T) {
 		"manifest.json lists no image":          {reg("manifest.json", "[]")},
 		"manifest.json: json: cannot":           {reg("manifest.json", "{}")},
 		`[0].RepoTags: "A B" is no image name`:  {reg("manifest.json", `[{"RepoTags":["A B"]}]`)},
-		`appc manifest: json: unknown field`:    {reg("manifest", `{"x":1}`)},
+		`appc manifest: acKind: ""`:             {reg("manifest", `{"x":1}`)},
 		"it has no manifest":                    {{"rootfs/", "", tar.TypeDir}},
 	} {
 		t.Run(want, func(t *testing.T) {

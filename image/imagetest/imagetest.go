@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"go.podman.io/storage/pkg/reexec"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/rktnetes/rktshim/image/pull"
@@ -30,7 +31,8 @@ const workerArg = "image-worker"
 var mine string // this process's folder
 
 // Main is a TestMain: the test binary may be re-executed by the storage
-// library, or as an image worker with WorkerCommand.
+// library, or as an image worker with WorkerCommand. Goroutines that are left
+// when all tests have passed are a failure.
 func Main(m *testing.M, parse worker.Parse) {
 	if reexec.Init() {
 		return
@@ -73,6 +75,12 @@ func run(m *testing.M) int {
 	}
 	defer lock.Close()
 	code := m.Run()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
 	if err := remove(dir); err != nil {
 		fmt.Fprintln(os.Stderr, "clean up:", err)
 		return 1

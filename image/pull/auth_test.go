@@ -14,6 +14,16 @@ import (
 
 func encoded(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
+// everyAuth has all forms of jo's credentials.
+func everyAuth() map[string]*pull.Auth {
+	return map[string]*pull.Auth{
+		"user and password": {Username: "jo", Password: "s3:cret"},
+		"auth":              {Auth: encoded("jo:s3:cret")},
+		"identity token":    {IdentityToken: "identity"},
+		"registry token":    {RegistryToken: "registry"},
+	}
+}
+
 func TestEveryFormOfCredentialsLogsIn(t *testing.T) {
 	login := registrytest.Login{User: "jo", Password: "s3:cret", IdentityToken: "identity", RegistryToken: "registry"}
 	basic := login
@@ -120,14 +130,30 @@ func TestATokenThatEndsInMidPullIsRenewed(t *testing.T) {
 }
 
 func TestCredentialsDoNotFollowARedirect(t *testing.T) {
+	for what, auth := range everyAuth() {
+		t.Run(what, func(t *testing.T) {
+			r := registrytest.New(t)
+			r.RequireLogin(registrytest.Login{User: "jo", Password: "s3:cret", IdentityToken: "identity", RegistryToken: "registry"})
+			cdn, seen := r.CDN(t)
+			h := newHost(t, nil)
+			img := r.Push("app", "v1", files(registrytest.Files{"a": ""}))
+			r.OnBlob(img.Layers[0], registrytest.Redirect(cdn+"/"+img.Layers[0].String()))
+			_, err := h.engine.Pull(t.Context(), pull.Request{Image: r.Ref("app", "v1"), Auth: auth}, nil)
+			require.NoError(t, err)
+			require.Len(t, seen(), 1)
+			require.Empty(t, seen()[0].Authorization)
+		})
+	}
+}
+
+// The node's credentials for the same registry must not take the token's place.
+func TestARegistryTokenGoesBeforeTheNodesAuthFile(t *testing.T) {
 	r := registrytest.New(t)
-	r.RequireLogin(registrytest.Login{User: "jo", Password: "secret"})
-	cdn, seen := r.CDN(t)
+	r.RequireLogin(registrytest.Login{User: "jo", Password: "secret", RegistryToken: "registry"})
 	h := newHost(t, nil)
 	img := r.Push("app", "v1", files(registrytest.Files{"a": ""}))
-	r.OnBlob(img.Layers[0], registrytest.Redirect(cdn+"/"+img.Layers[0].String()))
-	_, err := h.engine.Pull(t.Context(), pull.Request{Image: r.Ref("app", "v1"), Auth: &pull.Auth{Username: "jo", Password: "secret"}}, nil)
+	h.write(t, "auth.json", fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, r.Host, encoded("jo:outdated")))
+	res, err := h.engine.Pull(t.Context(), pull.Request{Image: r.Ref("app", "v1"), Auth: &pull.Auth{RegistryToken: "registry"}}, nil)
 	require.NoError(t, err)
-	require.Len(t, seen(), 1)
-	require.Empty(t, seen()[0].Authorization)
+	require.Equal(t, img.ID(), res.ID)
 }

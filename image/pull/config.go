@@ -46,6 +46,8 @@ type Config struct {
 	// pulls together. Zero means 4.
 	Layers int `json:"layers,omitempty"`
 	// StallTimeout ends a pull whose source sends nothing. Zero means 1 minute.
+	// Mirrors that are down are given up after 30 s each: a shorter timeout ends
+	// the pull before the next one is tried.
 	StallTimeout time.Duration `json:"stallTimeout,omitempty"`
 	// Retries is how often a failed request is tried again, and RetryDelay the
 	// first pause, which doubles. Zero means 4 and 250 ms; negative is none.
@@ -157,6 +159,8 @@ func (a *Auth) apply(sys *types.SystemContext, ref reference.Named) error {
 		}
 		sys.DockerAuthConfig = &types.DockerAuthConfig{Username: user, Password: password}
 	case a.RegistryToken != "":
+		// The library keeps the token from mirrors only if there is a config, too.
+		sys.DockerAuthConfig = &types.DockerAuthConfig{}
 		sys.DockerBearerRegistryToken = a.RegistryToken
 	}
 	return nil

@@ -50,16 +50,24 @@ func TestAMirrorThatLacksTheImageIsPassedOver(t *testing.T) {
 
 // Credentials that come with the pull are for the registry that it names.
 func TestCredentialsDoNotGoToAMirror(t *testing.T) {
-	r, mirror := registrytest.New(t), registrytest.New(t)
-	h := newHost(t, nil)
-	mirror.RequireLogin(registrytest.Login{User: "jo", Password: "secret"})
-	r.Push("app", "v1", files(registrytest.Files{"a": ""}))
-	h.write(t, "registries.conf", fmt.Sprintf("[[registry]]\nprefix = %q\nlocation = %q\n[[registry.mirror]]\nlocation = %q\n", r.Host, r.Host, mirror.Host))
-	_, err := h.engine.Pull(t.Context(), pull.Request{Image: r.Ref("app", "v1"), Auth: &pull.Auth{Username: "jo", Password: "secret"}}, nil)
-	require.NoError(t, err)
-	require.NotEmpty(t, mirror.Requests(""))
-	for _, q := range mirror.Requests("") {
-		require.Empty(t, q.Authorization)
+	for what, auth := range everyAuth() {
+		t.Run(what, func(t *testing.T) {
+			r, mirror := registrytest.New(t), registrytest.New(t)
+			h := newHost(t, nil)
+			r.RequireLogin(registrytest.Login{User: "jo", Password: "s3:cret", IdentityToken: "identity", RegistryToken: "registry"})
+			mirror.RequireLogin(registrytest.Login{User: "jo", Password: "other"})
+			img := r.Push("app", "v1", files(registrytest.Files{"a": ""}))
+			h.write(t, "registries.conf", fmt.Sprintf("[[registry]]\nprefix = %q\nlocation = %q\n[[registry.mirror]]\nlocation = %q\n", r.Host, r.Host, mirror.Host))
+			for _, auth.ServerAddress = range []string{"", r.Host} {
+				res, err := h.engine.Pull(t.Context(), pull.Request{Image: r.Ref("app", "v1"), Auth: auth}, nil)
+				require.NoError(t, err)
+				require.Equal(t, img.ID(), res.ID)
+			}
+			require.NotEmpty(t, mirror.Requests(""))
+			for _, q := range mirror.Requests("") {
+				require.Empty(t, q.Authorization)
+			}
+		})
 	}
 }
 

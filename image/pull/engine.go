@@ -91,12 +91,17 @@ func (e *Engine) Import(ctx context.Context, ref types.ImageReference, names []s
 // were removed, or a job that it shared failed with another pull's credentials.
 const maxRounds = 3
 
-func (e *Engine) fetch(ctx context.Context, src *source, name func(*plan) ([]string, error), progress Progress) (Result, error) {
+func (e *Engine) fetch(ctx context.Context, src *source, name func(*plan) ([]string, error), progress Progress) (res Result, err error) {
 	end, err := e.store.BeginPull()
 	if err != nil {
 		return Result{}, err
 	}
 	defer end()
+	disk, err := e.store.NewWriteback()
+	if err != nil {
+		return Result{}, err
+	}
+	defer disk.Close()
 	defer src.hold().release()
 	policy, err := loadPolicy(e.cfg.Policy)
 	if err != nil {
@@ -111,13 +116,18 @@ func (e *Engine) fetch(ctx context.Context, src *source, name func(*plan) ([]str
 	if err != nil {
 		return Result{}, err
 	}
-	res := Result{Names: names}
+	res.Names = names
 	var size int64
-	defer e.syncMeanwhile()()
+	defer func() {
+		if disk.Err() != nil {
+			err = errors.Join(err, e.store.Distrust(p.brought(), disk.Err()))
+		}
+	}()
+	defer e.syncMeanwhile(disk)()
 	for round := 1; ; round++ {
 		size, err = e.layers(ctx, p, src, progress, &res)
 		if err == nil {
-			res.ID, err = e.commit(p, names, size)
+			res.ID, err = e.commit(p, disk, names, size)
 		}
 		var shared *sharedError
 		again := errdefs.IsNotFound(err) || errors.As(err, &shared)
@@ -128,7 +138,7 @@ func (e *Engine) fetch(ctx context.Context, src *source, name func(*plan) ([]str
 }
 
 // commit records the image. Its layers reach the disk before it does.
-func (e *Engine) commit(p *plan, names []string, size int64) (string, error) {
+func (e *Engine) commit(p *plan, disk *store.Writeback, names []string, size int64) (string, error) {
 	img := store.NewImage{Config: p.config, Manifest: p.manifest, Names: names, Size: size}
 	if top := p.top(); top != "" {
 		img.TopLayer = top.Encoded()
@@ -137,7 +147,7 @@ func (e *Engine) commit(p *plan, names []string, size int64) (string, error) {
 		return done, err
 	}
 	if !e.cfg.NoSync {
-		if err := e.store.Sync(); err != nil {
+		if err := disk.Sync(); err != nil {
 			return "", err
 		}
 	}
@@ -154,7 +164,7 @@ const (
 // syncMeanwhile writes to the disk while layers are still coming, so that
 // little is left to wait for before the image is recorded. The caller ends it
 // by the returned function.
-func (e *Engine) syncMeanwhile() (stop func()) {
+func (e *Engine) syncMeanwhile(disk *store.Writeback) (stop func()) {
 	if e.cfg.NoSync {
 		return func() {}
 	}
@@ -168,7 +178,7 @@ func (e *Engine) syncMeanwhile() (stop func()) {
 			case <-ticker.C:
 				if e.unsynced.Load() >= syncBytes {
 					e.unsynced.Store(0)
-					e.store.Sync() //nolint:errcheck // the one before commit tells
+					disk.Sync() //nolint:errcheck // the one before commit tells
 				}
 			case <-end:
 				return
@@ -191,7 +201,8 @@ func (e *Engine) layers(ctx context.Context, p *plan, src *source, progress Prog
 	}()
 	var size int64
 	var below *job
-	for _, l := range p.layers {
+	for i := range p.layers {
+		l := &p.layers[i]
 		have, damaged := e.store.HasLayer(l.chain)
 		if have && !damaged {
 			n, err := e.store.LayerSize(l.chain)
@@ -203,8 +214,8 @@ func (e *Engine) layers(ctx context.Context, p *plan, src *source, progress Prog
 			progress.tell(Event{Layer: l.blob.Digest, Phase: Present, Bytes: l.blob.Size, Size: l.blob.Size})
 			continue
 		}
-		l.repair = have
-		below = e.join(ctx, l, below, src, progress)
+		l.repair, l.brought = have, true
+		below = e.join(ctx, *l, below, src, progress)
 		mine = append(mine, below)
 	}
 	for _, j := range mine {
@@ -309,6 +320,11 @@ func (e *Engine) run(ctx context.Context, j *job) {
 }
 
 func (e *Engine) bring(ctx context.Context, j *job) error {
+	disk, err := e.store.NewWriteback() // its own: the pull that began it may be over before
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
 	staged, u, err := e.stage(ctx, j)
 	if err != nil {
 		return err
@@ -327,7 +343,7 @@ func (e *Engine) bring(ctx context.Context, j *job) error {
 	j.size = staged.Size()
 	if j.repair { // its image is recorded already
 		if !e.cfg.NoSync {
-			if err := e.store.Sync(); err != nil {
+			if err := disk.Sync(); err != nil {
 				return errors.Join(err, e.store.Discard(staged))
 			}
 		}

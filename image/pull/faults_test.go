@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net/http"
 	"runtime"
 	"strings"
@@ -97,6 +98,7 @@ func TestWrongContentIsRefused(t *testing.T) {
 		break_ func(*registrytest.Registry, registrytest.Pushed)
 		edit   func(*v1.Manifest)
 		config func(*v1.Image)
+		docker bool
 		want   string
 	}{
 		"layer of another digest": {want: "another digest", break_: func(r *registrytest.Registry, p registrytest.Pushed) {
@@ -138,6 +140,11 @@ func TestWrongContentIsRefused(t *testing.T) {
 		"manifest that is no JSON": {want: "", break_: func(r *registrytest.Registry, p registrytest.Pushed) {
 			r.OnManifest("v1", registrytest.Content(v1.MediaTypeImageManifest, []byte("\xff\xfe")))
 		}},
+		"annotations that are none, which Docker's parser passes over": {want: "annotations", docker: true, break_: func(r *registrytest.Registry, p registrytest.Pushed) {
+			raw := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":{"mediaType":%q,"digest":%q,"size":%d},"layers":[],"annotations":"x"}`,
+				registrytest.DockerManifest, registrytest.DockerConfig, p.Config, len(r.Blob(p.Config)))
+			r.AddManifest("app", "v1", registrytest.DockerManifest, []byte(raw))
+		}},
 		"missing layer": {want: "blob unknown", break_: func(r *registrytest.Registry, p registrytest.Pushed) {
 			r.OnBlob(p.Layers[0], registrytest.Status(404, "blob unknown to registry"))
 		}},
@@ -149,7 +156,7 @@ func TestWrongContentIsRefused(t *testing.T) {
 			_, err := h.pull(t, r.Ref("other", "v1"))
 			require.NoError(t, err)
 			img := good
-			img.Edit, img.EditConfig = c.edit, c.config
+			img.Edit, img.EditConfig, img.Docker = c.edit, c.config, c.docker
 			pushed := r.Push("app", "v1", img)
 			if c.break_ != nil {
 				c.break_(r, pushed)

@@ -37,7 +37,9 @@ type layer struct {
 	diff   digest.Digest // of the content
 	parent digest.Digest // chain id of the layer below, empty for the lowest
 	chain  digest.Digest
-	repair bool // the store has it, damaged
+	// repair says that the store has it, damaged, and brought that this pull
+	// has put it there, or is about to.
+	repair, brought bool
 }
 
 // resolve fetches what leads to the layers, and asks the policy.
@@ -126,6 +128,9 @@ func (p *plan) parse(mime string) (types.BlobInfo, error) {
 	if err != nil {
 		return types.BlobInfo{}, fmt.Errorf("parse manifest: %w", err)
 	}
+	if _, err := store.Annotations(p.manifest); err != nil { // Docker's parser passes over them
+		return types.BlobInfo{}, err
+	}
 	for i, info := range m.LayerInfos() {
 		if err := info.Digest.Validate(); err != nil {
 			return types.BlobInfo{}, fmt.Errorf("manifest: layer %d: digest %q: %w", i, info.Digest, err)
@@ -201,6 +206,17 @@ func (p *plan) chain() error {
 		below = l.chain
 	}
 	return nil
+}
+
+// brought are the chain ids of the layers that this pull has put into the store.
+func (p *plan) brought() []digest.Digest {
+	var chains []digest.Digest
+	for _, l := range p.layers {
+		if l.brought {
+			chains = append(chains, l.chain)
+		}
+	}
+	return chains
 }
 
 // top is the chain id of the image's last layer, empty without layers.

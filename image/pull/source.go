@@ -2,11 +2,14 @@ package pull
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http/httptrace"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.podman.io/image/v5/pkg/blobinfocache/none"
@@ -119,21 +122,44 @@ func (s *source) attempt(ctx context.Context, ask func(context.Context, types.Im
 	return src, ask(ctx, src)
 }
 
-// guard cancels f, a short exchange with the source, after the stall timeout.
+// guard cancels f, a short exchange with the source, when nothing has moved for
+// the stall timeout. The library tries the mirrors of a registry in turn within
+// one call, so each step of a request counts as progress: several that are slow
+// to fail must not use up the time of the one that works.
 func (s *source) guard(ctx context.Context, f func(context.Context) error) error {
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	timer := time.AfterFunc(s.cfg.StallTimeout, func() { cancel(s.stalled()) })
+	var endpoint atomic.Value // the last that was asked
+	endpoint.Store("")
+	timer := time.AfterFunc(s.cfg.StallTimeout, func() { cancel(s.stalled(endpoint.Load().(string))) })
 	defer timer.Stop()
-	err := f(inner)
+	moved := func() {
+		if inner.Err() == nil {
+			timer.Reset(s.cfg.StallTimeout)
+		}
+	}
+	err := f(httptrace.WithClientTrace(inner, &httptrace.ClientTrace{
+		GetConn: func(hostPort string) {
+			endpoint.Store(hostPort)
+			moved()
+		},
+		ConnectStart:         func(_, _ string) { moved() },
+		ConnectDone:          func(_, _ string, _ error) { moved() },
+		TLSHandshakeDone:     func(tls.ConnectionState, error) { moved() },
+		GotFirstResponseByte: moved,
+	}))
 	if err != nil && ctx.Err() == nil && inner.Err() != nil {
 		return context.Cause(inner)
 	}
 	return err
 }
 
-func (s *source) stalled() error {
-	return fmt.Errorf("%w for %s", errStalled, s.cfg.StallTimeout)
+// stalled is the error of an endpoint that may be unknown.
+func (s *source) stalled(endpoint string) error {
+	if endpoint == "" {
+		return fmt.Errorf("%w for %s", errStalled, s.cfg.StallTimeout)
+	}
+	return fmt.Errorf("%w for %s from %s", errStalled, s.cfg.StallTimeout, endpoint)
 }
 
 // exchange tries one short request.
@@ -162,7 +188,7 @@ func pause(ctx context.Context, d time.Duration) error {
 // nothing comes for the stall timeout.
 func (s *source) blob(ctx context.Context, src types.ImageSource, info types.BlobInfo, cancel context.CancelCauseFunc) (*blobReader, error) {
 	var body io.ReadCloser
-	timer := time.AfterFunc(s.cfg.StallTimeout, func() { cancel(s.stalled()) })
+	timer := time.AfterFunc(s.cfg.StallTimeout, func() { cancel(s.stalled("")) })
 	body, size, err := src.GetBlob(ctx, info, none.NoCache)
 	timer.Stop()
 	if err != nil {

@@ -69,7 +69,7 @@ type NewImage struct {
 // write. A process killed at any point leaves either no name pointing at the
 // image or a complete one. It returns the image's id.
 //
-// The layers' files must have reached the disk before (see Sync).
+// The layers' files must have reached the disk before (see Writeback).
 func (s *Store) CommitImage(n NewImage) (string, error) {
 	id := digest.FromBytes(n.Config)
 	mdigest, err := manifest.Digest(n.Manifest)
@@ -145,7 +145,9 @@ func manifestKey(d digest.Digest) string {
 }
 
 // load reads one image whole. An image that is not complete, or whose config or
-// manifest is damaged, gives nil: it counts as absent until a pull makes it whole.
+// manifest is damaged or unreadable, gives nil: it counts as absent until a pull
+// makes it whole. An error is the whole store's, as the library takes a file that
+// it cannot read for a missing one: no single image may take the others away.
 func (s *Store) load(rec *storage.Image) (*Image, error) {
 	raw, err := s.lib.ImageBigData(rec.ID, storage.ImageDigestBigDataKey)
 	if errors.Is(err, storage.ErrImageUnknown) || isNotExist(err) {
@@ -166,21 +168,28 @@ func (s *Store) load(rec *storage.Image) (*Image, error) {
 	}
 	img := &Image{ID: "sha256:" + rec.ID, Stored: rec.Created, TopLayer: rec.TopLayer, MediaType: manifest.GuessMIMEType(raw)}
 	if img.Manifest, err = manifest.Digest(raw); err != nil {
-		return nil, fmt.Errorf("digest manifest of image %s: %w", rec.ID, err)
+		return nil, nil
 	}
-	if err := json.Unmarshal(config, &img.Config); err != nil {
-		return nil, fmt.Errorf("parse config of image %s: %w", rec.ID, err)
+	if err := json.Unmarshal(config, &img.Config); err != nil || !json.Valid(raw) {
+		return nil, nil
 	}
+	if img.Annotations, err = Annotations(raw); err != nil {
+		img.Annotations = nil // Docker's manifests have none, so nobody has checked them
+	}
+	img.Size = s.recordedSize(rec) // an image by another tool has no record of ours
+	s.setNames(img, rec.Names)
+	return img, nil
+}
+
+// Annotations are those of a manifest, whatever its type.
+func Annotations(raw []byte) (map[string]string, error) {
 	var annotated struct {
 		Annotations map[string]string `json:"annotations"`
 	}
 	if err := json.Unmarshal(raw, &annotated); err != nil {
-		return nil, fmt.Errorf("parse manifest of image %s: %w", rec.ID, err)
+		return nil, fmt.Errorf("parse annotations of manifest: %w", err)
 	}
-	img.Annotations = annotated.Annotations
-	img.Size = s.recordedSize(rec) // an image by another tool has no record of ours
-	s.setNames(img, rec.Names)
-	return img, nil
+	return annotated.Annotations, nil
 }
 
 func (s *Store) recordedSize(rec *storage.Image) int64 {

@@ -230,19 +230,6 @@ func (s *Store) dropStaging(l *StagedLayer) error {
 	return nil
 }
 
-// Sync writes everything unpacked so far to the disk. CommitImage must come after it.
-func (s *Store) Sync() error {
-	f, err := os.Open(s.cfg.Root)
-	if err != nil {
-		return fmt.Errorf("sync image store: %w", err)
-	}
-	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return fmt.Errorf("sync image store: %w", err)
-	}
-	return nil
-}
-
 func (s *Store) diffPath(layer string) string {
 	return filepath.Join(s.cfg.Root, "overlay", layer, "diff")
 }

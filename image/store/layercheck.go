@@ -181,49 +181,64 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// openBeneath opens a layer's file for reading; its path leads nowhere else.
-func openBeneath(root, name string) (*os.File, error) {
-	dir, err := os.OpenRoot(root)
-	if err != nil {
-		return nil, err
+// parentBeneath opens the folder of a layer's path and gives the path's last
+// element. Symlinks on the way are followed as the layer's own processes would:
+// root is their "/", and none leads out of it. The caller closes the folder.
+func parentBeneath(root, name string) (fd int, base string, err error) {
+	dir, base := path.Split(path.Clean("/" + name))
+	if base == "" { // the root itself
+		base = "."
 	}
-	defer dir.Close()
-	name = strings.TrimPrefix(path.Clean("/"+name), "/")
-	fi, err := dir.Lstat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !fi.Mode().IsRegular() {
-		return nil, fmt.Errorf("is %s, not a regular file", fi.Mode().Type())
-	}
-	return dir.Open(name)
+	fd, err = dirBeneath(root, dir, unix.O_PATH)
+	return fd, base, err
 }
 
-// lstatBeneath is unix.Lstat below root, following no symlink out of it.
-func lstatBeneath(root, name string) (unix.Stat_t, string, error) {
-	var st unix.Stat_t
-	dir, base := filepath.Split(filepath.Join(root, path.Clean("/"+name)))
-	fd, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+// dirBeneath opens a folder of a layer, which may be named through symlinks.
+func dirBeneath(root, dir string, flags uint64) (int, error) {
+	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return st, "", err
-	}
-	defer unix.Close(fd)
-	rel, err := filepath.Rel(root, filepath.Clean(dir))
-	if err != nil || strings.HasPrefix(rel, "..") { // name is the root itself
-		return st, "", unix.Lstat(root, &st)
-	}
-	at, err := unix.Openat2(fd, rel, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
-	if err != nil {
-		return st, "", err
+		return -1, err
 	}
 	defer unix.Close(at)
-	if err := unix.Fstatat(at, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	return unix.Openat2(at, dir, &unix.OpenHow{Flags: flags | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+}
+
+// openBeneath opens a layer's file for reading; its path leads nowhere else.
+func openBeneath(root, name string) (*os.File, error) {
+	dir, base, err := parentBeneath(root, name)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(dir)
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, errors.New("is not a regular file")
+	}
+	fd, err := unix.Openat(dir, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// lstatBeneath is unix.Lstat below root, with the target if it is a symlink.
+func lstatBeneath(root, name string) (unix.Stat_t, string, error) {
+	var st unix.Stat_t
+	dir, base, err := parentBeneath(root, name)
+	if err != nil {
+		return st, "", err
+	}
+	defer unix.Close(dir)
+	if err := unix.Fstatat(dir, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return st, "", err
 	}
 	target := ""
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		buf := make([]byte, unix.PathMax)
-		n, err := unix.Readlinkat(at, base, buf)
+		n, err := unix.Readlinkat(dir, base, buf)
 		if err != nil {
 			return st, "", err
 		}
@@ -253,7 +268,15 @@ func (c *layerCheck) compareHeaders(tr *tar.Reader) error {
 			problem = content
 		}
 		c.note(hdr.Name, problem)
+		c.undelete(hdr.Name)
 	}
+}
+
+// undelete takes back that a deletion is lost: its name has a later entry,
+// which took the place of the mark.
+func (c *layerCheck) undelete(name string) {
+	dir, base := path.Split(path.Clean("/" + name))
+	delete(c.found, dir+archive.WhiteoutPrefix+base)
 }
 
 const opaqueXattr = "trusted.overlay.opaque"
@@ -288,9 +311,13 @@ func (c *layerCheck) compare(hdr *tar.Header) string {
 }
 
 func (c *layerCheck) compareOpaque(dir string) string {
+	fd, err := dirBeneath(c.root, dir, unix.O_RDONLY)
+	if err != nil {
+		return err.Error()
+	}
+	defer unix.Close(fd)
 	buf := make([]byte, 1)
-	full := filepath.Join(c.root, dir)
-	if n, err := unix.Lgetxattr(full, opaqueXattr, buf); err != nil || n != 1 || buf[0] != 'y' {
+	if n, err := unix.Fgetxattr(fd, opaqueXattr, buf); err != nil || n != 1 || buf[0] != 'y' {
 		return "no longer hides the folder below it"
 	}
 	return ""

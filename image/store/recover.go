@@ -64,14 +64,25 @@ func (s *Store) Recover(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	if err := s.removeLeftovers(); err != nil {
-		return fmt.Errorf("recover image store %s: %w", s.cfg.Root, err)
-	}
-	_, err = s.removeLayers(ctx, func(_ storage.Layer, rec LayerRecord) bool { return rec.Boot != s.bootID })
+	_, err = s.clean(ctx, func(_ storage.Layer, rec LayerRecord) bool { return rec.Boot != s.bootID })
 	if err != nil {
 		return fmt.Errorf("recover image store %s: %w", s.cfg.Root, err)
 	}
 	return nil
+}
+
+// clean removes leftovers and the layers that nothing needs and that match says
+// to, and tells how many layers. It needs the exclusive lock.
+func (s *Store) clean(ctx context.Context, match func(storage.Layer, LayerRecord) bool) (removed int, err error) {
+	err = s.withReserve(func() error {
+		if err := s.removeLeftovers(); err != nil {
+			return err
+		}
+		n, err := s.removeLayers(ctx, match)
+		removed += n
+		return err
+	})
+	return removed, err
 }
 
 // removeLeftovers needs the exclusive lock: every staging folder is garbage then.
@@ -98,17 +109,31 @@ func (s *Store) removeLeftovers() error {
 	return s.restoreLinks()
 }
 
-// restoreLinks makes the short names of layers anew if some are missing. When
-// the library removes a layer whose making was killed before the layer's name
-// was written, it removes the folder of all names instead of one name.
+// restoreLinks makes the short names of layers anew if some are missing, and
+// removes those that lead nowhere. When the library removes a layer whose making
+// was killed before the layer's name was written, it keeps that name or removes
+// the folder of all names.
 func (s *Store) restoreLinks() error {
 	overlay := filepath.Join(s.cfg.Root, "overlay")
 	links, err := os.ReadDir(filepath.Join(overlay, "l"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	known := 0
+	for _, l := range links {
+		path := filepath.Join(overlay, "l", l.Name())
+		_, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) { // a layer has its folder before it has a name
+			err = os.Remove(path)
+		} else {
+			known++
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	layers, err := s.lib.Layers()
-	if err != nil || len(links) >= len(layers) {
+	if err != nil || known >= len(layers) {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Join(overlay, "l"), 0o755); err != nil {
@@ -251,11 +276,8 @@ func (s *Store) GC(ctx context.Context, opts GCOptions) (GCResult, error) {
 		return res, fmt.Errorf("collect garbage: %w", err)
 	}
 	defer unlock()
-	if err := s.removeLeftovers(); err != nil {
-		return res, fmt.Errorf("collect garbage: %w", err)
-	}
 	old := time.Now().Add(-opts.Grace)
-	res.Layers, err = s.removeLayers(ctx, func(l storage.Layer, _ LayerRecord) bool { return !l.Created.After(old) })
+	res.Layers, err = s.clean(ctx, func(l storage.Layer, _ LayerRecord) bool { return !l.Created.After(old) })
 	if err != nil {
 		return res, fmt.Errorf("collect garbage: %w", err)
 	}

@@ -14,7 +14,7 @@ import (
 // FailedPrecondition if a root of this store was made from the image.
 //
 // An image whose records are damaged, which Get does not find, is removed by
-// name or whole id.
+// name or whole id. A full disk is no obstacle.
 func (s *Store) Remove(ref string) error {
 	img, err := s.Get(ref)
 	if errdefs.IsNotFound(err) {
@@ -33,9 +33,12 @@ func (s *Store) Remove(ref string) error {
 	if len(users) > 0 {
 		return fmt.Errorf("remove image %s: used by container %s: %w", img.ID, strings.Join(users, ", "), errdefs.ErrFailedPrecondition)
 	}
-	_, err = s.lib.DeleteImage(img.Hex(), true)
+	err = s.withReserve(func() error {
+		_, err := s.lib.DeleteImage(img.Hex(), true)
+		return err
+	})
 	switch {
-	case errors.Is(err, storage.ErrImageUnknown):
+	case errors.Is(err, storage.ErrImageUnknown), errors.Is(err, storage.ErrNotAnImage):
 		return nil // another process was quicker
 	case errors.Is(err, storage.ErrImageUsedByContainer):
 		return fmt.Errorf("remove image %s: %w: %w", img.ID, err, errdefs.ErrFailedPrecondition)

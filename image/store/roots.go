@@ -138,7 +138,8 @@ func (s *Store) RemoveRoot(_ context.Context, id string) error {
 	if err := s.unmount(id, true); err != nil {
 		return fmt.Errorf("remove root: %w", err)
 	}
-	if err := s.lib.DeleteContainer(c.ID); err != nil && !errors.Is(err, storage.ErrContainerUnknown) {
+	err = s.withReserve(func() error { return s.lib.DeleteContainer(c.ID) })
+	if err != nil && !errors.Is(err, storage.ErrContainerUnknown) {
 		return fmt.Errorf("remove root %s: %w", id, err)
 	}
 	s.usage.dropRoot(id)

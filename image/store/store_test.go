@@ -301,6 +301,24 @@ func TestShortNamesOfLayersAreRestored(t *testing.T) {
 	}
 }
 
+// As they are if the making of a layer is killed before the layer knows its name.
+func TestShortNamesOfNoLayerAreRemoved(t *testing.T) {
+	h := newHost(t)
+	h.image(t, "app", registrytest.Files{"a": "x"})
+	links := filepath.Join(h.Root(), "overlay", "l")
+	before, err := os.ReadDir(links)
+	require.NoError(t, err)
+	require.Len(t, before, 1)
+	require.NoError(t, os.Remove(filepath.Join(links, before[0].Name())))
+	require.NoError(t, os.Symlink("../"+strings.Repeat("a", 64)+"/diff", filepath.Join(links, "STRAY")))
+
+	require.NoError(t, h.Recover(t.Context()))
+	after, err := os.ReadDir(links)
+	require.NoError(t, err)
+	require.Len(t, after, 1)
+	require.Equal(t, before[0].Name(), after[0].Name(), "the lost one is back")
+}
+
 func TestALostLayerIsFoundAndFetchedAgain(t *testing.T) {
 	h := newHost(t)
 	id := h.image(t, "app", registrytest.Files{"a": "x"}, registrytest.Files{"b": "y"})

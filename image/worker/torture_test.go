@@ -31,11 +31,15 @@ func TestTheStoreSurvivesKillsAtAnyMoment(t *testing.T) {
 		}})
 	}
 	pushed := r.Push("app", "v1", img)
-	rnd := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	start := time.Now()
+	_, err = h.pull(t.Context(), r.Ref("app", "v1"), nil)
+	require.NoError(t, err)
+	took := time.Since(start)
+	require.NoError(t, h.store.Remove(pushed.ID()))
 
 	killed := 0
 	for range 25 {
-		delay := time.Duration(rnd.IntN(400)) * time.Millisecond
+		delay := rand.N(took) // so that most kills hit, however fast the machine is
 		timer := time.AfterFunc(delay, func() {
 			for _, pid := range children(t) {
 				unix.Kill(pid, unix.SIGKILL)
@@ -57,6 +61,7 @@ func TestTheStoreSurvivesKillsAtAnyMoment(t *testing.T) {
 		require.NoError(t, h.store.Remove(pushed.ID()))
 	}
 	t.Logf("%d of 25 pulls were killed", killed)
+	require.Positive(t, killed)
 
 	res, err := h.pull(t.Context(), r.Ref("app", "v1"), nil)
 	require.NoError(t, err)

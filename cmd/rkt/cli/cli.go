@@ -52,7 +52,7 @@ type global struct {
 }
 
 // New returns the command rkt with all its subcommands. It touches nothing
-// outside of the command before that is executed. Its version is Version.
+// outside of the command before that is executed.
 func New() *cobra.Command {
 	g := &global{}
 	root := &cobra.Command{
@@ -73,7 +73,7 @@ It works beside a running kubelet and without one.`,
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&g.dir, "dir", rundir.DefaultDir, "`DIR` of rkt's data; the kubelet's must be the same")
-	flags.StringVar(&g.runDir, "run-dir", "", "`DIR` of what must vanish at reboot (default: belongs to --dir, below /run/rkt)")
+	flags.StringVar(&g.runDir, "run-dir", "", "`DIR` of what must vanish at reboot (default: the one that the node of --dir uses)")
 	flags.BoolVar(&g.debug, "debug", false, "print what the image and storage libraries log")
 	flags.Var(&g.insecure, "insecure-options", insecureUsage)
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rktnetes/rktshim/internal/rundir"
+	"github.com/rktnetes/rktshim/internal/version"
 )
 
 // run executes rkt in this process, as main does.
@@ -57,7 +59,10 @@ func TestWrongUseGetsOneLineThatNamesWhatIsWrong(t *testing.T) {
 		{"image gc --grace-period=-1h", "gc: --grace-period: -1h0m0s is negative"},
 		{"image cat-manifest", "cat-manifest: want IMAGE, got 0 arguments"},
 		{"image export a", "export: want IMAGE and FILE, got 1 arguments"},
-		{"image export a b --format=aci", `export: invalid argument "aci" for "--format" flag: want oci-archive or docker-archive`},
+		{"image export a b --format=oci-archive", `export: invalid argument "oci-archive" for "--format" flag: want json or json-pretty`},
+		{"image rm a --format=x", `rm: invalid argument "x" for "--format" flag: want json or json-pretty`},
+		{"image gc --format=x", `gc: invalid argument "x" for "--format" flag: want json or json-pretty`},
+		{"image export a b --archive=aci", `export: invalid argument "aci" for "--archive" flag: want oci-archive or docker-archive`},
 		{"fetch", "fetch: want at least one IMAGE"},
 		{"image fetch", "fetch: want at least one IMAGE"},
 		{"fetch a --pull-policy=always", `fetch: invalid argument "always" for "--pull-policy" flag: want never, new or update`},
@@ -98,7 +103,7 @@ func TestErrorsOfSeveralLinesAllCarryTheCommand(t *testing.T) {
 func TestVersionHasRktsLines(t *testing.T) {
 	code, stdout, _ := run(t, "version")
 	require.Equal(t, 0, code)
-	require.Regexp(t, `^rkt Version: .+\nappc Version: 0\.8\.11\nGo Version: go1\..+\nGo OS/Arch: linux/.+\n$`, stdout)
+	require.Regexp(t, `^rkt Version: `+regexp.QuoteMeta(version.Version)+`\nappc Version: 0\.8\.11\nGo Version: go1\..+\nGo OS/Arch: linux/.+\n$`, stdout)
 }
 
 func TestEveryCommandIsDocumentedAndItsExamplesParse(t *testing.T) {
@@ -169,18 +174,20 @@ func TestInsecureOptionsAddUpAndTheLastFlagCounts(t *testing.T) {
 }
 
 func TestAStoreElsewhereHasItsOwnRunDirectory(t *testing.T) {
-	def, err := (&global{dir: rundir.DefaultDir}).config()
+	def, err := (&global{dir: rundir.DefaultDir}).folders()
 	require.NoError(t, err)
-	require.Equal(t, "/var/lib/rkt/images", def.Root)
-	require.Equal(t, "/run/rkt/images", def.RunRoot)
+	require.Equal(t, "/var/lib/rkt/images", storeOf(def).Root)
+	require.Equal(t, "/run/rkt/images", storeOf(def).RunRoot)
 
 	dir := t.TempDir()
 	link := filepath.Join(t.TempDir(), "link")
 	require.NoError(t, os.Symlink(dir, link))
-	a, err := (&global{dir: dir}).config()
-	require.NoError(t, err)
-	b, err := (&global{dir: link}).config()
-	require.NoError(t, err)
-	require.Equal(t, a, b, "by whatever path it is called")
-	require.Regexp(t, `^/run/rkt-[0-9a-f]{12}/images$`, a.RunRoot)
+	for _, made := range []string{"", "still/to/be/made"} {
+		a, err := (&global{dir: filepath.Join(dir, made)}).folders()
+		require.NoError(t, err)
+		b, err := (&global{dir: filepath.Join(link, made)}).folders()
+		require.NoError(t, err)
+		require.Equal(t, a, b, "by whatever path it is called")
+		require.Regexp(t, `^/run/rkt-[0-9a-f]{12}/images$`, storeOf(a).RunRoot)
+	}
 }

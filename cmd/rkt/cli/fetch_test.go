@@ -58,7 +58,7 @@ func TestEveryArchiveOfAnImageGivesTheSameImage(t *testing.T) {
 	n := newNode(t)
 	id := lastLine(n.rkt("fetch", "--full", n.aci("x.aci", appManifest)))
 	n.rkt("image", "export", "example.com/app:1.2", "oci.tar")
-	n.rkt("image", "export", shortID(id), "docker.tar", "--format=docker-archive")
+	n.rkt("image", "export", shortID(id), "docker.tar", "--archive=docker-archive")
 	require.NoError(t, os.Mkdir(n.path("layout"), 0o700))
 	for _, cmd := range [][]string{{"tar", "-xf", "oci.tar", "-C", "layout"}, {"gzip", "-k", "oci.tar"}, {"xz", "-k", "docker.tar"}} {
 		c := exec.CommandContext(t.Context(), cmd[0], cmd[1:]...)
@@ -141,6 +141,7 @@ func TestAllImagesOfAFileAreImported(t *testing.T) {
 
 func TestDebugShowsWhatTheLibrariesLog(t *testing.T) {
 	n := newNode(t)
+	n.rkt("fetch", n.aci("x.aci", appManifest))
 	_, _, quiet := n.try("image", "list")
 	require.Empty(t, quiet)
 	_, _, loud := n.try("image", "list", "--debug")
@@ -151,9 +152,10 @@ func TestPathsWithAColonAreRefusedOnlyWhereTheyMustBe(t *testing.T) {
 	n := newNode(t)
 	require.NoError(t, os.Mkdir(n.path("a:b"), 0o700))
 	id := lastLine(n.rkt("fetch", n.aci("a:b/x", appManifest)))
-	n.fails("has a colon in its path, choose another", "image", "export", id, "a:b/y")
-	n.rkt("image", "export", id, "y:z")
-	n.fails("oci-archive cannot be read under a path with a colon in it, rename it", "fetch", "./y:z")
+	n.rkt("image", "export", id, "a:b/y")
+	n.rkt("image", "export", id, "y:z", "--archive=docker-archive")
+	n.fails("cannot be read under a path with a colon in it, rename it", "fetch", "./y:z")
+	n.fails("cannot be read under a path with a colon in it, rename it", "fetch", "a:b/y")
 }
 
 func TestBadFilesAreRefusedAndLeaveNothing(t *testing.T) {

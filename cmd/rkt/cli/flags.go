@@ -18,6 +18,9 @@ type choice struct {
 // oneOf returns a choice whose default is the first word.
 func oneOf(words ...string) choice { return choice{value: words[0], allowed: words} }
 
+// jsonFormat is the flag --format of what is text without it.
+func jsonFormat() choice { return choice{allowed: []string{"json", "json-pretty"}} }
+
 // String implements pflag.Value, as Set and Type do.
 func (c *choice) String() string { return c.value }
 

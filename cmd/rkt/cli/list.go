@@ -67,7 +67,7 @@ func newListFlags() *listFlags {
 		all[i] = c.word
 	}
 	return &listFlags{
-		format: choice{allowed: []string{"json", "json-pretty"}},
+		format: jsonFormat(),
 		sort:   choice{value: "importtime", allowed: []string{"name", "importtime", "lastused", "size"}},
 		order:  oneOf("asc", "desc"),
 		fields: words{values: all, allowed: all},
@@ -98,7 +98,7 @@ each of them. In JSON, times are nanoseconds since 1970, ids are always full,
   rkt image list --format=json | jq -r '.[].id'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return g.withStore(cmd.Context(), func(s *store.Store) error {
+			return g.withStoreIfAny(cmd.Context(), func(s *store.Store) error {
 				entries, err := entries(s)
 				if err != nil {
 					return err
@@ -111,7 +111,11 @@ each of them. In JSON, times are nanoseconds since 1970, ids are always full,
 	return cmd
 }
 
+// entries are the images of the store, none if there is no store.
 func entries(s *store.Store) ([]entry, error) {
+	if s == nil {
+		return []entry{}, nil
+	}
 	images, err := s.Images()
 	if err != nil {
 		return nil, err

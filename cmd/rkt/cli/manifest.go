@@ -22,7 +22,7 @@ OCI manifest; what OCI has no field for is in its annotations, see appc.io/.`,
   rkt image cat-manifest sha256:2f0a7c4d91be --config | jq .config.Entrypoint`,
 		Args: exactly("IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return g.withStore(cmd.Context(), func(s *store.Store) error {
+			return g.withStoreIfAny(cmd.Context(), func(s *store.Store) error {
 				img, err := find(s, args[0])
 				if err != nil {
 					return err

@@ -13,7 +13,7 @@ import (
 var errDamaged = errors.New("damaged images found, fetch them again to repair them")
 
 func verifyCommand(g *global) *cobra.Command {
-	format := choice{allowed: []string{"json", "json-pretty"}}
+	format := jsonFormat()
 	cmd := &cobra.Command{
 		Use:   "verify [IMAGE...]",
 		Short: "Compare images on disk with what was fetched",
@@ -24,7 +24,7 @@ image is damaged.`,
 		Example: `  rkt image verify
   rkt image verify registry.example.com/app:1.2 --format=json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return g.withStore(cmd.Context(), func(s *store.Store) error { return verify(cmd, s, args, format.value) })
+			return g.withStoreIfAny(cmd.Context(), func(s *store.Store) error { return verify(cmd, s, args, format.value) })
 		},
 	}
 	cmd.Flags().Var(&format, "format", "print JSON instead of lines, on one line or indented")
@@ -33,17 +33,16 @@ image is damaged.`,
 
 func verify(cmd *cobra.Command, s *store.Store, args []string, format string) error {
 	found := []store.Verified{}
-	if len(args) == 0 {
+	if len(args) == 0 && s != nil {
 		args = []string{""}
 	}
 	for _, arg := range args {
 		id := ""
 		if arg != "" {
-			img, err := find(s, arg)
-			if err != nil {
+			var err error
+			if id, err = findID(s, arg); err != nil {
 				return err
 			}
-			id = img.ID
 		}
 		v, err := s.Verify(cmd.Context(), id)
 		if err != nil {

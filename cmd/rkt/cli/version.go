@@ -3,25 +3,14 @@ package cli
 import (
 	"fmt"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
-)
 
-// Version is rkt's version. The build sets it with -ldflags -X; else it is the
-// one that the Go tool recorded.
-var Version = buildVersion()
+	"github.com/rktnetes/rktshim/internal/version"
+)
 
 // appcVersion is the version of the appc specification that image/aci reads.
 const appcVersion = "0.8.11"
-
-func buildVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
-}
 
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
@@ -32,7 +21,7 @@ func versionCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "rkt Version: %s\nappc Version: %s\nGo Version: %s\nGo OS/Arch: %s/%s\n",
-				Version, appcVersion, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+				version.Version, appcVersion, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}
