@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/rktnetes/rktshim/internal/registrytest"
+	"github.com/rktnetes/rktshim/internal/rundir"
 )
 
 // podNode is a machine of the test's own: namespaces that outlive its kubelets,
@@ -26,14 +27,17 @@ type podNode struct {
 	t             *testing.T
 	args          []string
 	dir, manifest string
+	data, run     string // --rkt-dir, and the run folder that belongs to it
 }
 
 const podSubnet = "10.88.7"
 
 func newPodNode(t *testing.T, stage1 string) *podNode {
 	t.Helper()
-	n := &podNode{t: t, dir: shortDir(t)}
-	data := dataDir(t)
+	n := &podNode{t: t, dir: shortDir(t), data: dataDir(t)}
+	var err error
+	n.run, err = rundir.Of(n.data)
+	require.NoError(t, err)
 	n.manifest = filepath.Join(n.dir, "manifests")
 	conf := filepath.Join(n.dir, "cni")
 	for _, d := range []string{n.manifest, conf} {
@@ -43,7 +47,7 @@ func newPodNode(t *testing.T, stage1 string) *podNode {
 		{"type":"bridge","bridge":"cni0","isGateway":true,"ipam":{"type":"host-local","dataDir":"`+n.dir+`/ipam","routes":[{"dst":"0.0.0.0/0"}],"ranges":[[{"subnet":"`+podSubnet+`.0/24"}]]}},
 		{"type":"portmap","capabilities":{"portMappings":true}}]}`), 0o644))
 	n.args = append(kubeletArgs(t, "staticPodPath: "+n.manifest, "fileCheckFrequency: 1s", "syncFrequency: 2s", "readOnlyPort: 10255"),
-		"--container-runtime=rkt", "--rkt-dir="+data, "--rkt-stage1-image="+stage1, "--cni-conf-dir="+conf, "--cni-bin-dir=/usr/lib/cni")
+		"--container-runtime=rkt", "--rkt-dir="+n.data, "--rkt-stage1-image="+stage1, "--cni-conf-dir="+conf, "--cni-bin-dir=/usr/lib/cni")
 	n.process = isolated(t, "/bin/sleep", "infinity")
 	// The namespaces are ready when the holder has become what it is.
 	require.Eventually(t, func() bool {
@@ -166,20 +170,14 @@ func TestPodOutlivesItsKubelet(t *testing.T) {
 
 // leftOfPods lists processes, records, mounts and addresses that pods have.
 func (n *podNode) leftOfPods() (left []string) {
-	for _, pattern := range []string{n.dir + "/ipam/e2e/10.*"} {
+	for _, pattern := range []string{n.dir + "/ipam/e2e/10.*", n.data + "/pods/*-*", n.run + "/pods/*", n.run + "/cni/*-*"} {
 		found, _ := filepath.Glob(pattern)
 		left = append(left, found...)
-	}
-	for _, a := range n.args {
-		if dir, ok := strings.CutPrefix(a, "--rkt-dir="); ok {
-			found, _ := filepath.Glob(dir + "/pods/*-*")
-			left = append(left, found...)
-		}
 	}
 	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", n.Process.Pid))
 	require.NoError(n.t, err)
 	for _, line := range strings.Split(string(mounts), "\n") {
-		if strings.Contains(line, "/merged ") || strings.Contains(line, "/netns/") || strings.Contains(line, "/stage1/") {
+		if strings.Contains(line, n.data+"/") || strings.Contains(line, n.run+"/") {
 			left = append(left, line)
 		}
 	}
