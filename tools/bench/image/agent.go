@@ -28,8 +28,8 @@ const agentArg = "pull-images"
 // workerIdle lets go of the worker between pulls: each one pays for its start.
 const workerIdle = time.Millisecond
 
-// serveAgent is the agent's main: rkt is the worker's program.
-func serveAgent(dir, rkt string) error {
+// serveAgent is the agent's main: worker is the program that pulls, with its arguments.
+func serveAgent(dir string, worker []string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	etc := filepath.Join(dir, "etc") // empty: nothing of the host's configuration
@@ -39,7 +39,7 @@ func serveAgent(dir, rkt string) error {
 			RegistriesConf: filepath.Join(etc, "registries.conf"), RegistriesConfDir: etc, RegistriesDir: etc,
 			Policy: filepath.Join(etc, "policy.json"), AuthFile: filepath.Join(etc, "auth.json"), CertDir: etc, Insecure: true,
 		},
-		Worker:     []string{rkt, "image-worker"},
+		Worker:     worker,
 		WorkerIdle: workerIdle,
 	})
 	if err != nil {
@@ -68,7 +68,7 @@ type ours struct{ rkt string }
 func (ours) name() string { return "rktshim" }
 
 func (o ours) open(dir string) (node, error) {
-	cmd := exec.Command("/proc/self/exe", agentArg, dir, o.rkt)
+	cmd := exec.Command("/proc/self/exe", agentArg, dir, o.rkt, "image-worker")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	ask, err := cmd.StdinPipe()

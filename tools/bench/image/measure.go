@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // A pullCase is one pull. Those of a round happen one after the other in one store.
@@ -45,8 +47,8 @@ func Child(args []string) (is bool, err error) {
 	switch {
 	case len(args) == 1 && args[0] == keeperArg:
 		return true, keep()
-	case len(args) == 3 && args[0] == agentArg:
-		return true, serveAgent(args[1], args[2])
+	case len(args) > 2 && args[0] == agentArg:
+		return true, serveAgent(args[1], args[2:])
 	}
 	return false, nil
 }
@@ -74,6 +76,9 @@ func Measure(rounds int, rkt string, progress func(string)) (_ *Results, err err
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, k.close()) }()
+	if err := enoughSpace(int64(rounds*len(contenders)) * storeSize); err != nil {
+		return nil, err
+	}
 	for round := range rounds {
 		rand.Shuffle(len(contenders), func(i, j int) { contenders[i], contenders[j] = contenders[j], contenders[i] })
 		for _, c := range contenders {
@@ -86,13 +91,28 @@ func Measure(rounds int, rkt string, progress func(string)) (_ *Results, err err
 	return res, nil
 }
 
-// round runs all cases with one contender in a new store.
+// storeSize is what one store takes at most, about.
+const storeSize = 1_500_000_000
+
+func enoughSpace(bytes int64) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(scratch, &fs); err != nil {
+		return fmt.Errorf("find free space in %s: %w", scratch, err)
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; free < bytes {
+		return fmt.Errorf("%s has %d GB free, this many rounds need %d GB", scratch, free/1e9, bytes/1e9)
+	}
+	return nil
+}
+
+// round runs all cases with one contender in a new store. The store stays until
+// the end of all rounds: ext4 looks for an inode past all that were deleted in
+// the last minute or more, so that removing one store would slow the next down.
 func (r *Results) round(c contender, host string) (err error) {
 	dir, err := os.MkdirTemp(scratch, c.name()+"-")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, removeTree(dir)) }()
 	n, err := c.open(dir)
 	if err != nil {
 		return err

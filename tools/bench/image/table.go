@@ -130,7 +130,8 @@ const method = `The images are made anew by each run, always the same ones: file
 ones as frequent as in images, half of them compressible, in layers of tar and gzip. The
 registry is a process of its own on loopback and serves from the page cache. In each round
 every contender, in a new order, gets a new store on the same disk and pulls all images into
-it, one after the other; before each pull the disk is synced.
+it, one after the other; before each pull the disk is synced. The stores stay until the end:
+ext4 is slow to make files for a while after as many have been deleted.
 
 * rktshim: an agent with the image service as the kubelet has it, and its worker, which is
   started anew for each pull. It answers when the image is on the disk; the others answer
