@@ -40,8 +40,8 @@ func New(s *store.Store, cfg Config) *Engine {
 func (e *Engine) Wait() { e.wg.Wait() }
 
 // Pull fetches an image from its registry. Pulling one that is there asks the
-// registry whether its name means another by now, and fetches no layers that
-// are there and undamaged.
+// registry whether its name means another by now, and fetches no config and no
+// layers that are there and undamaged.
 //
 // The error begins with the kubelet's word if the registry is unavailable or
 // the policy refuses the image; it has a class only if the request is invalid.
@@ -101,7 +101,7 @@ func (e *Engine) fetch(ctx context.Context, src *source, name func(*plan) ([]str
 		return Result{}, err
 	}
 	defer policy.Destroy() //nolint:errcheck // frees memory only
-	p, err := src.resolve(ctx, policy)
+	p, err := src.resolve(ctx, policy, e.store)
 	if err != nil {
 		return Result{}, err
 	}

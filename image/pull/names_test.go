@@ -120,7 +120,7 @@ func TestOneImageUnderTwoNamesHasBoth(t *testing.T) {
 	require.Len(t, r.Requests(img.Layers[0].String()), 1)
 }
 
-func TestPullingAPresentImageFetchesNoLayers(t *testing.T) {
+func TestPullingAPresentImageFetchesItsManifestOnly(t *testing.T) {
 	r := registrytest.New(t)
 	h := newHost(t, nil)
 	img := r.Push("app", "v1", files(registrytest.Files{"a": ""}))
@@ -130,4 +130,5 @@ func TestPullingAPresentImageFetchesNoLayers(t *testing.T) {
 		require.Equal(t, img.ID(), res.ID)
 	}
 	require.Len(t, r.Requests(img.Layers[0].String()), 1)
+	require.Len(t, r.Requests(img.Config.String()), 1)
 }

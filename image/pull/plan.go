@@ -39,8 +39,9 @@ type layer struct {
 	chain  digest.Digest
 }
 
-// resolve fetches what leads to the layers, and asks the policy.
-func (s *source) resolve(ctx context.Context, policy *signature.PolicyContext) (*plan, error) {
+// resolve fetches what leads to the layers, and asks the policy. A config that
+// the store has is taken from there.
+func (s *source) resolve(ctx context.Context, policy *signature.PolicyContext, st *store.Store) (*plan, error) {
 	var p *plan
 	var info types.BlobInfo
 	err := s.exchange(ctx, func(ctx context.Context, src types.ImageSource) (err error) {
@@ -49,6 +50,9 @@ func (s *source) resolve(ctx context.Context, policy *signature.PolicyContext) (
 	})
 	if err != nil {
 		return nil, err
+	}
+	if p.config, err = st.RawConfig(info.Digest.String()); err == nil && info.Digest.Algorithm().FromBytes(p.config) == info.Digest {
+		return p, p.chain()
 	}
 	err = s.exchange(ctx, func(ctx context.Context, src types.ImageSource) (err error) {
 		p.config, err = fetchConfig(ctx, src, info)

@@ -59,12 +59,15 @@ func (u *unpacker) ApplyDiff(dest string, options *archive.TarOptions, differ *g
 	}
 	defer plain.Close()
 	content := digest.Canonical.Digester()
+	ahead := readAhead(io.TeeReader(plain, content.Hash()))
+	defer ahead.Close()
 	counts := newCounter()
 	size := &countingWriter{}
 	packed := bufio.NewWriterSize(split, 1<<16)
-	stream := io.TeeReader(plain, io.MultiWriter(content.Hash(), size, counts))
+	stream := io.TeeReader(ahead, io.MultiWriter(size, counts))
 	err = u.extract(stream, tsstorage.NewJSONPacker(packed), dest, options)
 	counts.close()
+	ahead.Close() // nothing reads the blob now
 	if err == nil {
 		err = packed.Flush()
 	}
