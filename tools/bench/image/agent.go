@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -25,22 +24,18 @@ import (
 // its standard input names, and answers with "ok" or an error in one line.
 const agentArg = "pull-images"
 
-// workerIdle lets go of the worker between pulls: each one pays for its start.
-const workerIdle = time.Millisecond
-
 // serveAgent is the agent's main: worker is the program that pulls, with its arguments.
-func serveAgent(dir string, worker []string) error {
+func serveAgent(root, run string, worker []string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	etc := filepath.Join(dir, "etc") // empty: nothing of the host's configuration
+	etc := filepath.Join(run, "etc") // does not exist: nothing of the host's configuration
 	s, err := rktimage.New(ctx, rktimage.Config{
-		Store: store.Config{Root: filepath.Join(dir, "root"), RunRoot: filepath.Join(dir, "run")},
+		Store: store.Config{Root: root, RunRoot: run},
 		Pull: pull.Config{
 			RegistriesConf: filepath.Join(etc, "registries.conf"), RegistriesConfDir: etc, RegistriesDir: etc,
 			Policy: filepath.Join(etc, "policy.json"), AuthFile: filepath.Join(etc, "auth.json"), CertDir: etc, Insecure: true,
 		},
-		Worker:     worker,
-		WorkerIdle: workerIdle,
+		Worker: worker,
 	})
 	if err != nil {
 		return err
@@ -67,8 +62,8 @@ type ours struct{ rkt string }
 
 func (ours) name() string { return "rktshim" }
 
-func (o ours) open(dir string) (node, error) {
-	cmd := exec.Command("/proc/self/exe", agentArg, dir, o.rkt, "image-worker")
+func (o ours) open(root, run string) (node, error) {
+	cmd := exec.Command("/proc/self/exe", agentArg, root, run, o.rkt, "image-worker")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	ask, err := cmd.StdinPipe()

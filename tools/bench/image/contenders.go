@@ -22,8 +22,9 @@ import (
 // A contender is one way to pull images.
 type contender interface {
 	name() string
-	// open makes a node whose store is new and lies in dir.
-	open(dir string) (node, error)
+	// open makes a node whose store is new and lies in root, and what it has
+	// for the time that it runs in run, which is memory.
+	open(root, run string) (node, error)
 }
 
 // node is one contender with one store.
@@ -51,15 +52,15 @@ type skopeo struct{}
 
 func (skopeo) name() string { return "skopeo" }
 
-func (skopeo) open(dir string) (node, error) { return skopeoNode(dir), nil }
+func (skopeo) open(root, run string) (node, error) { return skopeoNode{root, run}, nil }
 
-type skopeoNode string
+type skopeoNode struct{ root, run string }
 
 func (skopeoNode) agent() int   { return 0 }
 func (skopeoNode) close() error { return nil }
 
-func (dir skopeoNode) pull(m *meter, ref string) error {
-	to := fmt.Sprintf("containers-storage:[overlay@%s/root+%s/run]%s", dir, dir, ref)
+func (n skopeoNode) pull(m *meter, ref string) error {
+	to := fmt.Sprintf("containers-storage:[overlay@%s+%s]%s", n.root, n.run, ref)
 	cmd := exec.Command("skopeo", "copy", "--quiet", "--insecure-policy", "--src-tls-verify=false", "docker://"+ref, to)
 	cmd.Env = append(os.Environ(), "CONTAINERS_STORAGE_CONF="+os.DevNull)
 	return m.run(cmd)
@@ -86,9 +87,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
     conf_dir = %q
 `
 
-func (containerd) open(dir string) (node, error) {
-	at := func(name string) string { return filepath.Join(dir, name) }
-	config := fmt.Sprintf(containerdConfig, at("root"), at("state"), at("sock"), at("cni"))
+func (containerd) open(root, run string) (node, error) {
+	at := func(name string) string { return filepath.Join(run, name) }
+	config := fmt.Sprintf(containerdConfig, root, at("state"), at("sock"), at("cni"))
 	if err := os.WriteFile(at("config.toml"), []byte(config), 0o600); err != nil {
 		return nil, err
 	}

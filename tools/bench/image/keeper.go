@@ -23,6 +23,9 @@ import (
 // at a fixed place, so that what a killed run has left is found.
 const scratch = "/var/tmp/rktshim-bench"
 
+// runs is where contenders have what vanishes at reboot: a tmpfs, as /run is.
+const runs = scratch + "/run"
+
 // keeperArg makes this program the keeper: a process that serves the registry,
 // so that its work is counted for nobody, and that removes the scratch folder
 // when the benchmark has ended, however it did.
@@ -82,6 +85,12 @@ func keep() (err error) {
 		return fmt.Errorf("remove what a killed benchmark has left: %w", err)
 	}
 	defer func() { err = errors.Join(err, removeTree(scratch)) }()
+	if err := os.MkdirAll(runs, 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", runs, "tmpfs", 0, "mode=0700"); err != nil {
+		return fmt.Errorf("mount tmpfs on %s: %w", runs, err)
+	}
 	dir := filepath.Join(scratch, "registry")
 	if err := generate(dir); err != nil {
 		return err
@@ -126,7 +135,7 @@ func removeTree(dir string) error {
 	defer f.Close()
 	var points []string
 	for s := bufio.NewScanner(f); s.Scan(); {
-		if fields := strings.Fields(s.Text()); len(fields) > 4 && strings.HasPrefix(fields[4], dir+"/") {
+		if fields := strings.Fields(s.Text()); len(fields) > 4 && strings.HasPrefix(fields[4]+"/", dir+"/") {
 			points = append(points, fields[4])
 		}
 	}

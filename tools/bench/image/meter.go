@@ -53,10 +53,12 @@ func (m *meter) run(cmd *exec.Cmd) error {
 }
 
 // measure measures one pull on a node.
-func measure(n node, ref string) (s sample, err error) {
+func measure(n node, ref string, warm bool) (s sample, err error) {
 	m := &meter{agent: n.agent()}
-	if err := m.settle(); err != nil {
-		return s, err
+	if !warm {
+		if err := m.settle(); err != nil {
+			return s, err
+		}
 	}
 	if err := syncDisk(); err != nil {
 		return s, err
@@ -95,17 +97,25 @@ func measure(n node, ref string) (s sample, err error) {
 	return s, nil
 }
 
-// settle waits until the agent has nothing running.
+// settle ends what the agent has running.
 func (m *meter) settle() error {
-	for start := time.Now(); m.agent != 0; time.Sleep(sampleEvery) {
-		if len(tree(m.agent)) == 1 {
+	if m.agent == 0 {
+		return nil
+	}
+	for start := time.Now(); ; time.Sleep(sampleEvery) {
+		running := tree(m.agent)[1:]
+		if len(running) == 0 {
 			return nil
 		}
 		if time.Since(start) > 15*time.Second {
 			return errors.New("the agent's children do not end")
 		}
+		for _, pid := range running {
+			if err := unix.Kill(pid, unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("end the agent's child: %w", err)
+			}
+		}
 	}
-	return nil
 }
 
 func syncDisk() error {

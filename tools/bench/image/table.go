@@ -131,10 +131,11 @@ ones as frequent as in images, half of them compressible, in layers of tar and g
 registry is a process of its own on loopback and serves from the page cache. In each round
 every contender, in a new order, gets a new store on the same disk and pulls all images into
 it, one after the other; before each pull the disk is synced. The stores stay until the end:
-ext4 is slow to make files for a while after as many have been deleted.
+ext4 is slow to make files for a while after as many have been deleted. What is in /run on a
+node is on a tmpfs.
 
-* rktshim: an agent with the image service as the kubelet has it, and its worker, which is
-  started anew for each pull. It answers when the image is on the disk; the others answer
+* rktshim: an agent with the image service as the kubelet has it, and its worker, which each
+  pull but the one "at once" has to start, as after 10 idle seconds on a node. It answers when the image is on the disk; the others answer
   before, but for containerd's copies of the blobs.
 * skopeo: ` + "`skopeo copy`" + ` into containers-storage with overlay.
 * containerd: a daemon with a configuration and folders of its own and the overlayfs
@@ -145,7 +146,7 @@ resident: of the agent (rktshim's, containerd) the peak above what it had before
 (VmHWM), of all other processes the peak of their sum, looked at every 10 ms. Bytes written
 are what the processes gave the kernel to write, less what they deleted before it was written
 (write_bytes and cancelled_write_bytes of /proc/PID/io); skopeo and containerd store each blob
-before they unpack it. The others are what the distribution ships, built with the compiler that
+before they unpack it. CPU time of processes that stay is counted in steps of 10 ms. The others are what the distribution ships, built with the compiler that
 is named below: a newer one would make them faster. Figures are medians, ratios are quotients of medians.
 `
 
