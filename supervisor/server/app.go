@@ -217,9 +217,10 @@ func (s *Server) watch(a *app) {
 	a.mu.Lock()
 	a.state, a.exit = supervisor.AppExited, exit
 	a.mu.Unlock()
-	close(a.exited)
 	s.log.info("App exited", "app", a.spec.Name, "code", itoa(exit.Code))
 	s.events.add(supervisor.Event{Kind: supervisor.AppHasExited, App: a.spec.Name, Exit: &exit})
+	// Only now: the pod's end is reported by who waits for this, after the exits.
+	close(a.exited)
 	s.quiet.touch()
 }
 
