@@ -135,7 +135,7 @@ func TestStartThatCannotBeIsRefusedWithItsReason(t *testing.T) {
 		{"another image service", []string{"--container-runtime=rkt", "--rkt-dir=" + dataDir(t)}, []string{"imageServiceEndpoint: unix:///run/x.sock"}, "is unix:///run/x.sock: unset it"},
 		{"memory without the gate", []string{"--container-runtime-endpoint=memory://rktshim"}, nil, "needs --container-runtime=rkt"},
 		{"socket of a live server", []string{"--container-runtime=rkt", "--rkt-dir=" + dataDir(t), "--rkt-cri-socket=" + busy}, nil, "a live server holds " + busy + ".lock"},
-		{"data folder that is a file", []string{"--container-runtime=rkt", "--rkt-dir=" + file}, nil, "start the runtime in this process: make the data folder: mkdir " + file},
+		{"data folder that is a file", []string{"--container-runtime=rkt", "--rkt-dir=" + file}, nil, "start the runtime in this process: unpack rkt-supervisor: mkdir " + file},
 		{"flag that nobody knows", []string{"--rkt-dri=/x"}, nil, "unknown flag: --rkt-dri"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

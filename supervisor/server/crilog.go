@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/containerd/errdefs"
 )
 
 // maxLine is the most bytes of output in one log line; a longer line of the app
@@ -26,6 +28,7 @@ type criLog struct {
 	mu        sync.Mutex
 	path      string
 	f         *os.File
+	closed    bool
 	lost      int64 // bytes of output dropped and not reported yet
 	lostTotal int64
 	why       error // of the last loss
@@ -46,16 +49,22 @@ func openAppend(path string, flags int) (*os.File, error) {
 
 // reopen turns to a new file at the log's path, which somebody has renamed. If
 // that fails, the old file stays in use.
+//
+// Once the log is closed it is FailedPrecondition, and no file is made: hence the
+// open under the lock.
 func (l *criLog) reopen() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return fmt.Errorf("it is complete: %w", errdefs.ErrFailedPrecondition)
+	}
 	f, err := openAppend(l.path, os.O_CREATE)
 	if err != nil {
 		return fmt.Errorf("reopen log: %w", err)
 	}
-	l.mu.Lock()
 	old := l.f
 	l.f = f
 	l.reportLoss()
-	l.mu.Unlock()
 	return old.Close()
 }
 
@@ -63,6 +72,7 @@ func (l *criLog) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reportLoss()
+	l.closed = true
 	return l.f.Close()
 }
 
