@@ -99,10 +99,19 @@ func (s *Store) own(elem ...string) string {
 	return filepath.Join(append([]string{s.cfg.Root, "rkt"}, elem...)...)
 }
 
+// noShifting tells the library not to try, once per boot, whether overlay takes
+// mapped ids. It tries in a fork of this whole process that execs nothing: killed
+// at the wrong moment, the copy waits for a scheduler that it does not have, for
+// ever, with the locks of the store.
+const noShifting = "_CONTAINERS_OVERLAY_DISABLE_IDMAP"
+
 func openLibrary(cfg Config) (storage.Store, func(), error) {
 	openMu.Lock()
 	defer openMu.Unlock()
 	ignoreHostConfig()
+	if err := os.Setenv(noShifting, "yes"); err != nil {
+		return nil, nil, err
+	}
 	lib, err := storage.GetStore(types.StoreOptions{
 		GraphRoot:       cfg.Root,
 		RunRoot:         cfg.RunRoot,

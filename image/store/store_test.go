@@ -457,3 +457,20 @@ func TestShortNamesAreDockerHubs(t *testing.T) {
 		require.Equal(t, want, named.String())
 	}
 }
+
+// The library would fork this process, without exec, to see whether overlay takes
+// mapped ids, and would note the answer in the run root.
+func TestMakingARootDoesNotForkThisProcess(t *testing.T) {
+	h := newHost(t)
+	h.image(t, "app", registrytest.Files{"a": ""})
+	_, err := h.CreateRoot(t.Context(), "c", h.r.Ref("app", "v1"), store.RootOptions{})
+	require.NoError(t, err)
+	_, err = h.Mount(t.Context(), "c")
+	require.NoError(t, err)
+	noted, err := filepath.Glob(filepath.Join(h.cfg.RunRoot, "overlay", "*"))
+	require.NoError(t, err)
+	require.NotEmpty(t, noted, "the library notes its tries elsewhere")
+	for _, n := range noted {
+		require.NotContains(t, n, "idmapped")
+	}
+}
