@@ -31,7 +31,8 @@ TOOL := go tool -modfile=$(CURDIR)/tools/go.mod
 
 # Debian packages that the tests and the node need.
 PACKAGES := systemd-container crun runc containernetworking-plugins iptables conntrack \
-            busybox-static iproute2 procps curl strace xz-utils skopeo dbus e2fsprogs util-linux
+            busybox-static iproute2 procps curl strace xz-utils skopeo dbus e2fsprogs util-linux \
+            nginx-light
 
 .PHONY: help build check test e2e bench up down clean
 
