@@ -18,22 +18,9 @@ import (
 	"github.com/rktnetes/rktshim/network"
 	"github.com/rktnetes/rktshim/pod"
 	"github.com/rktnetes/rktshim/sandbox"
-	"github.com/rktnetes/rktshim/stage1"
-	"github.com/rktnetes/rktshim/stage1/fly"
-	"github.com/rktnetes/rktshim/stage1/lean"
-	"github.com/rktnetes/rktshim/stage1/nspawn"
+	"github.com/rktnetes/rktshim/stage1/flavors"
 	"github.com/rktnetes/rktshim/supervisor/launch"
 )
-
-// flavors are the ways to isolate a pod that this program has.
-var flavors = map[string]stage1.Isolator{
-	"nspawn": nspawn.Isolator{},
-	"lean":   lean.Isolator{},
-	"fly":    fly.Isolator{},
-}
-
-// hostNetNS is where network agents look for pods.
-const hostNetNS = "/run/netns"
 
 // pods is the part of the runtime that runs pods.
 type pods struct {
@@ -63,7 +50,7 @@ func openPods(ctx context.Context, cfg *Config, folders rundir.Folders, systemd 
 		return nil, err
 	}
 	p.node.CompiledSeccomp = filepath.Base(p.ociRuntime) == "crun"
-	if p.cni, err = network.New(network.Config{ConfDir: cfg.CNIConfDir, BinDirs: []string{cfg.CNIBinDir}, RunDir: filepath.Join(folders.Run, "cni"), Timeout: network.DefaultTimeout}); err != nil {
+	if p.cni, err = network.New(network.Config{ConfDir: cfg.CNIConfDir, BinDirs: []string{cfg.CNIBinDir}, RunDir: folders.CNI(), Timeout: network.DefaultTimeout}); err != nil {
 		return nil, err
 	}
 	launcher, closeLauncher, err := launch.New(ctx)
@@ -82,18 +69,14 @@ func openPods(ctx context.Context, cfg *Config, folders rundir.Folders, systemd 
 }
 
 func (c *Config) engine(f rundir.Folders, ociRuntime string) pod.Config {
-	netns := hostNetNS
-	if f.Run != rundir.Default { // another node of this machine sweeps that one
-		netns = filepath.Join(f.Run, "netns")
-	}
 	checks := map[string]pod.Flavor{}
-	for name, f := range flavors {
+	for name, f := range flavors.All() {
 		checks[name] = f
 	}
 	return pod.Config{
-		Dir:        filepath.Join(f.Dir, "pods"),
-		RunDir:     filepath.Join(f.Run, "pods"),
-		NetNSDir:   netns,
+		Dir:        f.Pods(),
+		RunDir:     f.PodsRun(),
+		NetNSDir:   f.NetNS(),
 		Supervisor: c.Supervisor,
 		Runtime:    ociRuntime,
 		Flavors:    checks,
@@ -115,8 +98,9 @@ func (p *pods) run(ctx context.Context) error {
 
 // handlers are the flavors that this node can boot, in a fixed order.
 func handlers() (names []string) {
+	isolators := flavors.All()
 	for _, name := range []string{"nspawn", "lean", "fly"} {
-		if flavors[name].Check() == nil {
+		if isolators[name].Check() == nil {
 			names = append(names, name)
 		}
 	}

@@ -140,7 +140,7 @@ func (c *Config) images(f rundir.Folders) image.Config {
 		worker = []string{c.RktPath, "image-worker"}
 	}
 	return image.Config{
-		Store:  store.Config{Root: filepath.Join(f.Dir, "images"), RunRoot: filepath.Join(f.Run, "images"), Pinned: c.PinnedImages},
+		Store:  store.Config{Root: f.Images(), RunRoot: f.ImagesRun(), Pinned: c.PinnedImages},
 		Pull:   pull.Config{StallTimeout: c.PullStallTimeout},
 		Worker: worker,
 	}

@@ -16,10 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/rktnetes/rktshim/stage1"
-	"github.com/rktnetes/rktshim/stage1/fly"
-	"github.com/rktnetes/rktshim/stage1/lean"
-	"github.com/rktnetes/rktshim/stage1/nspawn"
+	"github.com/rktnetes/rktshim/stage1/flavors"
 	"github.com/rktnetes/rktshim/supervisor"
 	"github.com/rktnetes/rktshim/supervisor/server"
 )
@@ -59,13 +56,9 @@ func supervise(podDir, runDir string) error {
 		return err
 	}
 	s, err := server.New(server.Config{
-		PodDir: podDir,
-		RunDir: runDir,
-		Flavors: map[string]stage1.Isolator{
-			"nspawn": nspawn.Isolator{},
-			"lean":   lean.Isolator{},
-			"fly":    fly.Isolator{},
-		},
+		PodDir:   podDir,
+		RunDir:   runDir,
+		Flavors:  flavors.All(),
 		Init:     []string{self, "init"},
 		Listener: listener,
 		Log:      os.Stderr,

@@ -35,6 +35,36 @@ type Folders struct {
 	Run string // what must vanish at one
 }
 
+// hostNetNS is where network agents look for the namespaces of pods.
+const hostNetNS = "/run/netns"
+
+// Images is where the image store is.
+func (f Folders) Images() string { return filepath.Join(f.Dir, "images") }
+
+// ImagesRun holds the store's mount counts and locks.
+func (f Folders) ImagesRun() string { return filepath.Join(f.Run, "images") }
+
+// Pods holds the records of pods.
+func (f Folders) Pods() string { return filepath.Join(f.Dir, "pods") }
+
+// PodsRun holds the sockets of supervisors and what else pods have until a reboot.
+func (f Folders) PodsRun() string { return filepath.Join(f.Run, "pods") }
+
+// CNI holds what plugins have answered for pods that are being attached.
+func (f Folders) CNI() string { return filepath.Join(f.Run, "cni") }
+
+// EngineSocket is where the engine of the node listens for operators' commands.
+func (f Folders) EngineSocket() string { return filepath.Join(f.Run, "engine.sock") }
+
+// NetNS is where network namespaces are pinned: where agents look for them, but on
+// a machine of several nodes, each of which sweeps its own.
+func (f Folders) NetNS() string {
+	if f.Run == Default {
+		return hostNetNS
+	}
+	return filepath.Join(f.Run, "netns")
+}
+
 // Of gives the run folder that a data folder has if no other was chosen:
 // [Default] for [DefaultDir], and one of its own for any other, so that two nodes
 // on one machine never share mount counts or sockets. All names of a folder, by

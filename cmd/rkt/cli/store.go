@@ -33,7 +33,7 @@ func (g *global) folders() (rundir.Folders, error) {
 
 // storeOf tells where a node's image store is, as the kubelet does.
 func storeOf(f rundir.Folders) store.Config {
-	return store.Config{Root: filepath.Join(f.Dir, "images"), RunRoot: filepath.Join(f.Run, "images")}
+	return store.Config{Root: f.Images(), RunRoot: f.ImagesRun()}
 }
 
 // withStore runs work on the opened store, which is made if it is not there.
