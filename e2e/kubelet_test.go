@@ -162,7 +162,7 @@ func TestBinaryIsItsCommandsByNameAndBySymlink(t *testing.T) {
 	require.Regexp(t, `^Kubernetes v1\.36\.3\nrktshim \d+\.\d+\.\d+\S*\ngo1\.`, run(hyperkube, "version"))
 	require.Contains(t, run(hyperkube, "help"), "  kubelet ")
 	require.Equal(t, run(hyperkube, "help"), run(hyperkube))
-	for _, flag := range []string{"--container-runtime ", "--rkt-dir ", "--rkt-path ", "--rkt-stage1-image ", "--rkt-api-endpoint ", "--rkt-cri-socket ", "--cni-conf-dir ", "--cni-bin-dir ", "--container-runtime-endpoint "} {
+	for _, flag := range []string{"--container-runtime ", "--rkt-dir ", "--rkt-path ", "--rkt-stage1-image ", "--rkt-cgroup-driver ", "--rkt-api-endpoint ", "--rkt-cri-socket ", "--cni-conf-dir ", "--cni-bin-dir ", "--container-runtime-endpoint "} {
 		require.Contains(t, run(link, "--help"), flag)
 	}
 	require.Contains(t, run(link, "--help"), "RktShim=true|false (ALPHA - default=false)")

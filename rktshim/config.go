@@ -36,6 +36,9 @@ type Config struct {
 	// Stage1 is the isolation of pods that choose none, by flavor ("nspawn") or
 	// by rkt's image name ("coreos.com/rkt/stage1-coreos").
 	Stage1 string
+	// CgroupDriver is who makes the pods' cgroups: "systemd", whose pods are units in
+	// slices, or "cgroupfs". Empty: systemd where it is the init.
+	CgroupDriver string
 	// APIEndpoint is the TCP host and port of rkt's own read-only API. It is
 	// checked but not served yet.
 	APIEndpoint string
@@ -97,6 +100,7 @@ var checks = []func(*Config) error{
 	absoluteOrEmpty("CRISocket", func(c *Config) string { return c.CRISocket }),
 	socketFits,
 	stage1Known,
+	driverKnown,
 	apiEndpointParses,
 	pinsMatch,
 	positive("PullStallTimeout", func(c *Config) time.Duration { return c.PullStallTimeout }),
@@ -183,6 +187,31 @@ func stage1Known(c *Config) error {
 		known = append(known, flavor+" ("+stage1Images[flavor]+")")
 	}
 	return &FieldError{"Stage1", c.Stage1, "is unknown; known are " + strings.Join(known, ", ")}
+}
+
+// driverKnown does not look whether systemd is the init: the kubelet's flags are
+// checked on other machines too.
+func driverKnown(c *Config) error {
+	switch c.CgroupDriver {
+	case "", driverSystemd, driverCgroupfs:
+		return nil
+	}
+	return &FieldError{"CgroupDriver", c.CgroupDriver, "is unknown; known are systemd, cgroupfs"}
+}
+
+// Values of Config.CgroupDriver.
+const (
+	driverSystemd  = "systemd"
+	driverCgroupfs = "cgroupfs"
+)
+
+// slices says whether pods are units in slices of systemd, which booted says is the
+// init.
+func (c *Config) slices(booted bool) (bool, error) {
+	if c.CgroupDriver == driverSystemd && !booted {
+		return false, &FieldError{"CgroupDriver", c.CgroupDriver, "cannot be used: systemd is not the init of this machine"}
+	}
+	return booted && c.CgroupDriver != driverCgroupfs, nil
 }
 
 func apiEndpointParses(c *Config) error {

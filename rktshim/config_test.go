@@ -33,6 +33,7 @@ func TestBadValueIsNamedWithItsField(t *testing.T) {
 		{"Stage1", func(c *Config) { c.Stage1 = "" }, "known are nspawn (coreos.com/rkt/stage1-coreos), lean"},
 		{"Stage1", func(c *Config) { c.Stage1 = "gvisor" }, "known are nspawn"},
 		{"Stage1", func(c *Config) { c.Stage1 = "coreos.com/rkt/stage1-kvm" }, "not built yet"},
+		{"CgroupDriver", func(c *Config) { c.CgroupDriver = "none" }, "known are systemd, cgroupfs"},
 		{"APIEndpoint", func(c *Config) { c.APIEndpoint = "localhost" }, "host:port"},
 		{"APIEndpoint", func(c *Config) { c.APIEndpoint = "localhost:0" }, "port between"},
 		{"APIEndpoint", func(c *Config) { c.APIEndpoint = "localhost:http" }, "port between"},
@@ -76,4 +77,21 @@ func TestStage1IsAcceptedByFlavorAndByImageName(t *testing.T) {
 		cfg.Stage1 = name
 		require.NoError(t, cfg.Validate(), name)
 	}
+}
+
+func TestCgroupDriverIsTheInitsOrTheOneAskedFor(t *testing.T) {
+	for _, c := range []struct {
+		driver string
+		booted bool
+		want   bool
+	}{{"", false, false}, {"", true, true}, {"cgroupfs", false, false}, {"cgroupfs", true, false}, {"systemd", true, true}} {
+		cfg := DefaultConfig()
+		cfg.CgroupDriver = c.driver
+		require.NoError(t, cfg.Validate())
+		got, err := cfg.slices(c.booted)
+		require.NoError(t, err)
+		require.Equal(t, c.want, got, c)
+	}
+	_, err := (&Config{CgroupDriver: "systemd"}).slices(false)
+	require.ErrorContains(t, err, "systemd is not the init")
 }

@@ -12,7 +12,7 @@ import (
 
 // node answers the calls that are about the runtime as a whole.
 type node struct {
-	systemd    bool // whether systemd is the init of this node
+	systemd    bool // whether pods are units in systemd's slices
 	ociRuntime string
 	readOnly   bool // whether mounts can be made read-only with all below them
 	handlers   func() []string

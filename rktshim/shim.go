@@ -97,7 +97,10 @@ func (s *Shim) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, images.Close()) }()
-	systemd := util.IsRunningSystemd()
+	systemd, err := s.cfg.slices(util.IsRunningSystemd())
+	if err != nil {
+		return err
+	}
 	pods, err := openPods(ctx, &s.cfg, folders, systemd, images.Store())
 	if err != nil {
 		return err

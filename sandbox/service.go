@@ -21,7 +21,7 @@ type Config struct {
 	// Stage1 is the isolation of pods that choose none, by flavor or by rkt's
 	// image name. Empty means nspawn.
 	Stage1 string
-	// Systemd says that systemd is the init: cgroup parents become slices.
+	// Systemd says that pods are systemd's units: cgroup parents become slices.
 	Systemd bool
 	// Sysctls are allowed besides the safe ones; a trailing "*" matches any rest.
 	Sysctls []string

@@ -32,6 +32,7 @@ var flagOf = map[string]string{
 	"RunDir":           "rkt-run-dir",
 	"RktPath":          "rkt-path",
 	"Stage1":           "rkt-stage1-image",
+	"CgroupDriver":     "rkt-cgroup-driver",
 	"APIEndpoint":      "rkt-api-endpoint",
 	"CRISocket":        "rkt-cri-socket",
 	"PinnedImages":     "rkt-pinned-images",
@@ -48,6 +49,7 @@ func newFlags() *flags {
 	f.set.StringVar(&c.RunDir, "rkt-run-dir", c.RunDir, "Folder of what must vanish at a reboot. Empty: the one that belongs to --rkt-dir, below /run.")
 	f.set.StringVar(&c.RktPath, "rkt-path", c.RktPath, "Absolute path of the rkt command that pulls images, in a process of its own. Empty: this binary's own \"rkt\" subcommand.")
 	f.set.StringVar(&c.Stage1, "rkt-stage1-image", c.Stage1, "How pods are isolated that do not choose it themselves: nspawn, lean or fly, or one of rkt's names for them (coreos.com/rkt/stage1-coreos, .../stage1-lean, .../stage1-fly).")
+	f.set.StringVar(&c.CgroupDriver, "rkt-cgroup-driver", c.CgroupDriver, "Who makes the pods' cgroups: systemd, whose pods are units in slices, or cgroupfs. The kubelet follows, whatever its own cgroupDriver says. Empty: systemd where it is the init.")
 	f.set.StringVar(&c.APIEndpoint, "rkt-api-endpoint", c.APIEndpoint, "Host and port of rkt's read-only API. Checked, but not served yet.")
 	f.set.StringVar(&c.CRISocket, "rkt-cri-socket", c.CRISocket, "Unix socket on which the runtime serves CRI beside memory, for crictl, e.g. /run/rktshim/cri.sock. Empty: none.")
 	f.set.StringSliceVar(&c.PinnedImages, "rkt-pinned-images", c.PinnedImages, "Patterns of image tags that the kubelet's garbage collection leaves alone, e.g. registry.k8s.io/*.")

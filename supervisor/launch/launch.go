@@ -23,7 +23,8 @@ const prefix = "k8s_"
 var environment = []string{"GOMAXPROCS=1", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 // Launcher starts supervisors and is the last resort against what they leave.
-// Implementations are Systemd and Detached; New picks by what runs the host.
+// Implementations are Systemd and Detached; New picks by what runs the host and by
+// the form of a pod's cgroup parent.
 type Launcher interface {
 	// Cgroup returns the cgroup that Launch will make for the pod below parent,
 	// in cgroupfs syntax (a path from the root of every hierarchy). The engine
@@ -65,7 +66,8 @@ type Spec struct {
 }
 
 // New returns the launcher that fits the host: Systemd where systemd is the init,
-// else Detached. close ends its connection to the init system.
+// but for pods whose parent is a path that names no slice, else Detached. close ends
+// its connection to the init system.
 func New(ctx context.Context) (l Launcher, close func(), err error) {
 	if _, err := os.Lstat("/run/systemd/system"); err != nil { // as sd_booted(3) has it
 		return &Detached{}, func() {}, nil
@@ -74,7 +76,7 @@ func New(ctx context.Context) (l Launcher, close func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return s, s.Close, nil
+	return both{systemd: s, detached: &Detached{}}, s.Close, nil
 }
 
 // checkPod refuses what is no uuid, because it becomes part of paths and of names
