@@ -36,13 +36,14 @@ type command struct {
 
 // commands lists what this binary can be, in the order of the help text.
 func commands() []command {
-	return []command{
-		{"kubelet", "the Kubernetes node agent, with a container runtime inside (feature gate " + kubelet.Gate + ")", runKubelet},
+	all := []command{{"kubelet", "the Kubernetes node agent, with a container runtime inside (feature gate " + kubelet.Gate + ")", runKubelet}}
+	all = append(all, components()...)
+	return append(all, []command{
 		{"rkt", "the operator's view of the node's images", runRkt},
 		{"local-up", "start a node on this machine", func(args []string) int { return runCobra(local.NewUpCommand(), args) }},
 		{"local-down", "stop that node and remove it", func(args []string) int { return runCobra(local.NewDownCommand(), args) }},
 		{"version", "print the versions of Kubernetes and of " + rktshim.Name, printVersion},
-	}
+	}...)
 }
 
 func main() {
@@ -92,9 +93,9 @@ func find(all []command, name string) (command, bool) {
 func help(w io.Writer, all []command) {
 	fmt.Fprintf(w, "A Kubernetes node in one binary.\n\nUsage:\n  hyperkube COMMAND [FLAGS]\n  or a symlink named COMMAND that points to hyperkube\n\nCommands:\n")
 	for _, c := range all {
-		fmt.Fprintf(w, "  %-12s %s\n", c.name, c.summary)
+		fmt.Fprintf(w, "  %-24s %s\n", c.name, c.summary)
 	}
-	fmt.Fprintf(w, "  %-12s %s\n", "help", "this text")
+	fmt.Fprintf(w, "  %-24s %s\n", "help", "this text")
 	fmt.Fprintf(w, "\n\"hyperkube COMMAND --help\" lists the flags of a command.\n\nExample:\n  hyperkube kubelet --container-runtime=rkt --config=/var/lib/kubelet/config.yaml\n")
 }
 
