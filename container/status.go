@@ -17,7 +17,7 @@ func (s *Service) ContainerStatus(_ context.Context, req *runtimeapi.ContainerSt
 	if err != nil {
 		return nil, err
 	}
-	st, err := statusOf(&app)
+	st, err := StatusOf(&app)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +32,8 @@ func (s *Service) ContainerStatus(_ context.Context, req *runtimeapi.ContainerSt
 	return resp, nil
 }
 
-func statusOf(app *pod.App) (*runtimeapi.ContainerStatus, error) {
+// StatusOf translates an app into CRI's status.
+func StatusOf(app *pod.App) (*runtimeapi.ContainerStatus, error) {
 	kept, err := extraOf(app.Spec)
 	if err != nil {
 		return nil, err

@@ -115,6 +115,10 @@ type Engine struct {
 	apps    map[AppID]*appEntry // guarded by mu, entries too
 	foreign map[ID]bool         // guarded by mu; records that cannot be read: leave them alone
 	unlock  func()              // guarded by mu; gives Dir free
+
+	watchers map[*watcher]bool // guarded by mu, watchers too
+	over     bool              // guarded by mu; Run has ended
+	stamp    time.Time         // guarded by mu; of the last snapshot
 }
 
 // entry is one pod in the index.
@@ -150,6 +154,7 @@ func New(cfg Config, launcher launch.Launcher, net networks, roots roots) (*Engi
 		pods:     map[ID]*entry{},
 		apps:     map[AppID]*appEntry{},
 		foreign:  map[ID]bool{},
+		watchers: map[*watcher]bool{},
 	}, nil
 }
 

@@ -103,13 +103,18 @@ func (e *Engine) Apps(match func(*App) bool) []App {
 			out = append(out, app)
 		}
 	}
-	slices.SortFunc(out, func(a, b App) int {
+	sortApps(out)
+	return out
+}
+
+// sortApps puts the oldest first.
+func sortApps(apps []App) {
+	slices.SortFunc(apps, func(a, b App) int {
 		if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
 			return c
 		}
 		return strings.Compare(string(a.ID), string(b.ID))
 	})
-	return out
 }
 
 // App returns one app. An unknown one is NotFound.
@@ -197,12 +202,15 @@ func (e *Engine) save(id ID, change func(*record) error) error {
 	return nil
 }
 
-// update changes an entry of the index, if it is there.
+// update changes an entry of the index, if it is there, and publishes what that
+// shows.
 func (e *Engine) update(id ID, change func(*entry)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if p := e.pods[id]; p != nil {
+		before := p.shown()
 		change(p)
+		e.tellPodLocked(p, before)
 	}
 }
 
@@ -210,7 +218,24 @@ func (e *Engine) updateApp(id AppID, change func(*appEntry)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if a := e.apps[id]; a != nil {
+		before := a.rec.State
 		change(a)
+		e.tellAppLocked(a, before)
+	}
+}
+
+// forgetApp takes an app out of the index.
+func (e *Engine) forgetApp(id AppID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	a := e.apps[id]
+	if a == nil {
+		return
+	}
+	shown := e.visibleLocked(a)
+	delete(e.apps, id)
+	if shown {
+		e.publishLocked(EventRemoved, e.pods[a.rec.Pod], id)
 	}
 }
 

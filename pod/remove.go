@@ -118,9 +118,7 @@ func (e *Engine) dismantleAppLocked(ctx context.Context, pod ID, app AppID) erro
 	if err := removeFolder(e.appDir(pod, app), appRecordName); err != nil {
 		return err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.apps, app)
+	e.forgetApp(app)
 	return nil
 }
 

@@ -14,12 +14,14 @@ import (
 )
 
 // Run follows the events of all supervisors and repeats what must succeed in the
-// end, until ctx ends; then it closes all connections and returns nil. Pods run on.
+// end, until ctx ends; then it ends all watches, closes all connections and returns
+// nil. Pods run on.
 // Recover comes before it.
 func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer e.disconnectAll()
 	defer wg.Wait()
+	defer e.endWatches() // first: calls that only watch must not hold up a shutdown
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

@@ -61,7 +61,7 @@ func openPods(ctx context.Context, cfg *Config, folders rundir.Folders, systemd 
 	if p.engine, err = pod.New(cfg.engine(folders, p.ociRuntime), launcher, p.cni, appRoots{images}); err != nil {
 		return nil, err
 	}
-	if p.sandboxes, err = sandbox.New(sandbox.Config{Stage1: cfg.Stage1, Systemd: systemd}, p.engine); err != nil {
+	if p.sandboxes, err = sandbox.New(sandbox.Config{Stage1: cfg.Stage1, Systemd: systemd}, p.engine, container.StatusOf); err != nil {
 		return nil, err
 	}
 	p.containers = container.New(p.node, p.engine, appImages{images})

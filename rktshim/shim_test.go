@@ -75,11 +75,16 @@ func TestEveryMethodOfCRIIsReachable(t *testing.T) {
 		}
 		for _, m := range d.Streams {
 			count[d.ServiceName]++
-			st, err := conn.NewStream(t.Context(), &m, "/"+d.ServiceName+"/"+m.StreamName)
+			ctx, cancel := context.WithCancel(t.Context())
+			st, err := conn.NewStream(ctx, &m, "/"+d.ServiceName+"/"+m.StreamName)
 			require.NoError(t, err)
 			require.NoError(t, st.SendMsg(&runtimeapi.VersionRequest{}))
 			require.NoError(t, st.CloseSend())
+			if m.StreamName == "GetContainerEvents" { // it waits for events, and there are none
+				cancel()
+			}
 			requireBuiltOrSaysSo(t, m.StreamName, st.RecvMsg(&runtimeapi.VersionResponse{}))
+			cancel()
 		}
 	}
 	require.Equal(t, map[string]int{"runtime.v1.RuntimeService": 35, "runtime.v1.ImageService": 6}, count)
@@ -287,5 +292,29 @@ func TestDialBeforeRunWaitsForIt(t *testing.T) {
 
 	require.NoError(t, <-answer)
 	cancel()
+	require.NoError(t, <-ended)
+}
+
+// A kubelet that takes events holds a stream open for good.
+func TestOpenEventStreamDoesNotHoldUpTheShutdown(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.ShutdownGrace = time.Hour
+	s, err := New(cfg)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	conn, err := s.Endpoint().Client()
+	require.NoError(t, err)
+	defer conn.Close()
+	stream, err := runtimeapi.NewRuntimeServiceClient(conn).GetContainerEvents(t.Context(), &runtimeapi.GetEventsRequest{}, grpc.WaitForReady(true))
+	require.NoError(t, err)
+	_, err = stream.Header()
+	require.NoError(t, err)
+
+	cancel()
+
+	_, err = stream.Recv()
+	require.Equal(t, codes.Unavailable, status.Code(err), "%v", err)
 	require.NoError(t, <-ended)
 }

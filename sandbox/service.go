@@ -37,19 +37,25 @@ type pods interface {
 	Launch(ctx context.Context, spec pod.Spec) (pod.ID, error)
 	Stop(ctx context.Context, id pod.ID, grace time.Duration) error
 	Remove(ctx context.Context, id pod.ID) error
-	Pod(id pod.ID) (pod.Pod, error)
 	Pods(match func(*pod.Pod) bool) []pod.Pod
+	Snapshot(id pod.ID) (pod.Snapshot, error)
+	Watch(ctx context.Context, f func(pod.Event) error) error
 	UpdatePod(ctx context.Context, id pod.ID, change func(*pod.Spec) (json.RawMessage, error)) error
 }
 
-// Service answers CRI's PodSandbox calls. Its methods are safe for concurrent use.
+// ContainerStatus translates an app, as CRI's Container calls do.
+type ContainerStatus func(*pod.App) (*runtimeapi.ContainerStatus, error)
+
+// Service answers CRI's PodSandbox calls, and those that tell of sandboxes and
+// containers together. Its methods are safe for concurrent use.
 type Service struct {
-	cfg  Config
-	pods pods
+	cfg       Config
+	pods      pods
+	container ContainerStatus
 }
 
 // New checks the configuration.
-func New(cfg Config, pods pods) (*Service, error) {
+func New(cfg Config, pods pods, container ContainerStatus) (*Service, error) {
 	if cfg.Stage1 == "" {
 		cfg.Stage1 = "nspawn"
 	}
@@ -62,7 +68,7 @@ func New(cfg Config, pods pods) (*Service, error) {
 	if cfg.ResolvConf == "" {
 		cfg.ResolvConf = "/etc/resolv.conf"
 	}
-	return &Service{cfg: cfg, pods: pods}, nil
+	return &Service{cfg: cfg, pods: pods, container: container}, nil
 }
 
 // extra is what the service keeps with a pod beside its spec.

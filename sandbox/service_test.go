@@ -23,6 +23,8 @@ type fakePods struct {
 	pods    map[pod.ID]*pod.Pod
 	stopped []pod.ID
 	removed []pod.ID
+	apps    []pod.App
+	events  []pod.Event
 	err     error
 }
 
@@ -49,11 +51,23 @@ func (f *fakePods) Remove(_ context.Context, id pod.ID) error {
 	return f.err
 }
 
-func (f *fakePods) Pod(id pod.ID) (pod.Pod, error) {
+func (f *fakePods) Snapshot(id pod.ID) (pod.Snapshot, error) {
 	if p := f.pods[id]; p != nil {
-		return *p, nil
+		return pod.Snapshot{At: snapshotTime, Pod: *p, Apps: f.apps}, nil
 	}
-	return pod.Pod{}, fmt.Errorf("pod %s: %w", id, errdefs.ErrNotFound)
+	return pod.Snapshot{}, fmt.Errorf("pod %s: %w", id, errdefs.ErrNotFound)
+}
+
+var snapshotTime = time.Unix(1700000001, 7)
+
+// Watch tells of events and then ends as f.err says.
+func (f *fakePods) Watch(_ context.Context, told func(pod.Event) error) error {
+	for _, ev := range f.events {
+		if err := told(ev); err != nil {
+			return err
+		}
+	}
+	return f.err
 }
 
 func (f *fakePods) Pods(match func(*pod.Pod) bool) (out []pod.Pod) {
@@ -66,20 +80,29 @@ func (f *fakePods) Pods(match func(*pod.Pod) bool) (out []pod.Pod) {
 }
 
 func (f *fakePods) UpdatePod(_ context.Context, id pod.ID, change func(*pod.Spec) (json.RawMessage, error)) error {
-	p, err := f.Pod(id)
+	p, err := f.Snapshot(id)
 	if err != nil {
 		return err
 	}
-	p.Spec.Extra, err = change(p.Spec)
+	p.Pod.Spec.Extra, err = change(p.Pod.Spec)
 	return err
 }
 
 func newService(t *testing.T, cfg Config) (*Service, *fakePods) {
 	t.Helper()
 	f := &fakePods{pods: map[pod.ID]*pod.Pod{}}
-	s, err := New(cfg, f)
+	s, err := New(cfg, f, containerStatus)
 	require.NoError(t, err)
 	return s, f
+}
+
+// containerStatus translates an app as far as a test looks; one without an image
+// is broken.
+func containerStatus(app *pod.App) (*runtimeapi.ContainerStatus, error) {
+	if app.Spec.Image == "" {
+		return nil, fmt.Errorf("no image: %w", errdefs.ErrInternal)
+	}
+	return &runtimeapi.ContainerStatus{Id: string(app.ID), Metadata: &runtimeapi.ContainerMetadata{Name: app.Spec.Name}}, nil
 }
 
 func testConfig() *runtimeapi.PodSandboxConfig {
@@ -293,6 +316,7 @@ func TestStatusTellsWhatWasAskedVerbatim(t *testing.T) {
 	config := testConfig()
 	_, err := run(t, s, f, config, "lean")
 	require.NoError(t, err)
+	f.apps = []pod.App{{ID: "a1", Spec: &pod.AppSpec{Name: "nginx", Image: "nginx"}}}
 
 	st, err := s.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: "pod-0"})
 
@@ -306,7 +330,9 @@ func TestStatusTellsWhatWasAskedVerbatim(t *testing.T) {
 	require.Equal(t, "10.1.0.2", st.Status.Network.Ip)
 	require.Equal(t, "fd00::2", st.Status.Network.AdditionalIps[0].Ip)
 	require.Equal(t, runtimeapi.NamespaceMode_CONTAINER, st.Status.Linux.Namespaces.Options.Pid)
-	require.NotZero(t, st.Timestamp)
+	require.Equal(t, snapshotTime.UnixNano(), st.Timestamp, "of the engine's moment")
+	require.Len(t, st.ContainersStatuses, 1)
+	require.Equal(t, "nginx", st.ContainersStatuses[0].Metadata.Name)
 	_, err = s.PodSandboxStatus(t.Context(), &runtimeapi.PodSandboxStatusRequest{PodSandboxId: "nope"})
 	require.ErrorIs(t, err, errdefs.ErrNotFound)
 }
@@ -403,7 +429,7 @@ func TestResourcesAreKept(t *testing.T) {
 }
 
 func TestUnknownDefaultStage1IsRefusedAtStart(t *testing.T) {
-	_, err := New(Config{Stage1: "gvisor"}, &fakePods{})
+	_, err := New(Config{Stage1: "gvisor"}, &fakePods{}, containerStatus)
 	require.ErrorContains(t, err, "Stage1")
 }
 
