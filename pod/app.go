@@ -45,6 +45,7 @@ func (e *Engine) StartApp(ctx context.Context, id AppID) error {
 		a.rec.StartedAt = started
 		rec = a.rec
 	})
+	e.meters.app(id, app.Cgroup).note()
 	rec.State = Running // that it has exited since is told by exit.json
 	// For the case that supervisor and engine are both killed: it runs, come what may.
 	if err := rec.write(e.appDir(app.Pod, id)); err != nil {

@@ -108,6 +108,7 @@ type Engine struct {
 	detaches keylock.Locks[ID]
 	launches flights[identity, ID]
 	creates  flights[appIdentity, AppID]
+	meters   meters
 	wake     chan struct{} // holds one token when Run has something new to do
 
 	mu      sync.Mutex

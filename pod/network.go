@@ -69,6 +69,7 @@ func (e *Engine) detach(ctx context.Context, id ID) error {
 		return err
 	}
 	defer e.detaches.Unlock(id)
+	e.meters.dropPod(id) // its counters hold the namespace
 	doc, err := os.ReadFile(e.networkPath(id))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("detach pod %s: %w", id, err)

@@ -118,11 +118,13 @@ func (e *Engine) dismantleAppLocked(ctx context.Context, pod ID, app AppID) erro
 	if err := removeFolder(e.appDir(pod, app), appRecordName); err != nil {
 		return err
 	}
+	e.meters.dropApp(app)
 	e.forgetApp(app)
 	return nil
 }
 
 func (e *Engine) forget(id ID) {
+	e.meters.dropPod(id)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.pods, id)

@@ -22,6 +22,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer e.disconnectAll()
 	defer wg.Wait()
 	defer e.endWatches() // first: calls that only watch must not hold up a shutdown
+	wg.Go(func() { e.measure(ctx) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -213,6 +214,7 @@ func (e *Engine) disconnectAll() {
 	for _, p := range e.Pods(nil) {
 		e.disconnect(p.ID)
 	}
+	e.meters.keep(nil, nil)
 	e.mu.Lock()
 	unlock := e.unlock
 	e.unlock = nil

@@ -152,6 +152,7 @@ func (e *Engine) setExit(id AppID, exit supervisor.Exit) {
 			a.rec.StartedAt = exit.StartedAt
 		}
 	})
+	e.meters.dropApp(id)
 }
 
 // retryLater has Run take up a pod again, after a growing pause.
