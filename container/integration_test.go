@@ -222,6 +222,8 @@ func (r folderRoots) RootIDs(context.Context) (ids []string, err error) {
 
 type busybox struct{}
 
+func (busybox) Layer(pod.AppID) (container.Layer, bool) { return container.Layer{}, false }
+
 func (busybox) ContainerImage(context.Context, string) (container.Image, error) {
 	return container.Image{ID: "sha256:1", Ref: "busybox", Cmd: []string{"/bin/sh"}}, nil
 }

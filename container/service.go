@@ -31,9 +31,13 @@ type Image struct {
 	StopSignal string
 }
 
-// images finds images that were pulled. An absent one is NotFound.
+// images finds images that were pulled, and knows what containers have written on
+// top of them.
 type images interface {
+	// ContainerImage returns an image. An absent one is NotFound.
 	ContainerImage(ctx context.Context, ref string) (Image, error)
+	// Layer returns a container's writable layer, false before it was measured.
+	Layer(id pod.AppID) (Layer, bool)
 }
 
 // apps is all that the service needs of the engine.
@@ -41,6 +45,7 @@ type apps interface {
 	Pod(id pod.ID) (pod.Pod, error)
 	App(id pod.AppID) (pod.App, error)
 	Apps(match func(*pod.App) bool) []pod.App
+	AppUsage(id pod.AppID) (pod.Usage, error)
 	AppProcess(id pod.AppID) (json.RawMessage, error)
 	CreateApp(ctx context.Context, id pod.ID, spec pod.AppSpec, configure pod.Configure) (pod.AppID, error)
 	StartApp(ctx context.Context, id pod.AppID) error

@@ -28,7 +28,12 @@ type fakeApps struct {
 	out    pod.ExecOutput
 	spec   json.RawMessage // process of the last exec, or resources of the last update
 	err    error
+
+	usage    pod.Usage
+	usageErr map[pod.AppID]error
 }
+
+func (f *fakeApps) AppUsage(id pod.AppID) (pod.Usage, error) { return f.usage, f.usageErr[id] }
 
 func (f *fakeApps) Pod(id pod.ID) (pod.Pod, error) {
 	if id != f.pod.ID {
@@ -101,6 +106,10 @@ func (f *fakeApps) ExecSync(_ context.Context, _ pod.AppID, process []byte, _ ti
 }
 
 type fakeImages struct{}
+
+func (fakeImages) Layer(id pod.AppID) (Layer, bool) {
+	return Layer{Mountpoint: "/images", Bytes: 4096, Inodes: 2, Measured: time.Unix(1700000100, 0)}, id == "app-0"
+}
 
 func (fakeImages) ContainerImage(_ context.Context, ref string) (Image, error) {
 	if ref != "busybox" {

@@ -60,7 +60,7 @@ func TestGroupThatCountsForAPod(t *testing.T) {
 }
 
 // measured launches a pod with an app, in cgroups of this host and a network
-// namespace that are really there.
+// namespace that are really there. Nothing runs beside the test.
 func measured(t *testing.T) (e *Engine, id ID, app AppID, remove func()) {
 	t.Helper()
 	if os.Getuid() != 0 {

@@ -61,10 +61,10 @@ func openPods(ctx context.Context, cfg *Config, folders rundir.Folders, systemd 
 	if p.engine, err = pod.New(cfg.engine(folders, p.ociRuntime), launcher, p.cni, appRoots{images}); err != nil {
 		return nil, err
 	}
-	if p.sandboxes, err = sandbox.New(sandbox.Config{Stage1: cfg.Stage1, Systemd: systemd}, p.engine, container.StatusOf); err != nil {
+	p.containers = container.New(p.node, p.engine, appImages{images})
+	if p.sandboxes, err = sandbox.New(sandbox.Config{Stage1: cfg.Stage1, Systemd: systemd}, p.engine, container.StatusOf, p.containers); err != nil {
 		return nil, err
 	}
-	p.containers = container.New(p.node, p.engine, appImages{images})
 	return p, p.engine.Recover(ctx)
 }
 
@@ -157,6 +157,11 @@ func (r appRoots) RootIDs(context.Context) ([]string, error) {
 // appImages are the images of containers. CRI wants one id everywhere, so an
 // image's reference is its id.
 type appImages struct{ *store.Store }
+
+func (i appImages) Layer(id pod.AppID) (container.Layer, bool) {
+	u, ok := i.Store.RootUsage(string(id))
+	return container.Layer{Mountpoint: i.Store.Root(), Bytes: u.Bytes, Inodes: u.Inodes, Measured: u.Measured}, ok
+}
 
 func (i appImages) ContainerImage(_ context.Context, ref string) (container.Image, error) {
 	img, err := i.Store.Get(ref)

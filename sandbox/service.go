@@ -40,11 +40,18 @@ type pods interface {
 	Pods(match func(*pod.Pod) bool) []pod.Pod
 	Snapshot(id pod.ID) (pod.Snapshot, error)
 	Watch(ctx context.Context, f func(pod.Event) error) error
+	PodUsage(id pod.ID) (pod.Usage, error)
+	PodTraffic(id pod.ID) ([]pod.Traffic, error)
 	UpdatePod(ctx context.Context, id pod.ID, change func(*pod.Spec) (json.RawMessage, error)) error
 }
 
 // ContainerStatus translates an app, as CRI's Container calls do.
 type ContainerStatus func(*pod.App) (*runtimeapi.ContainerStatus, error)
+
+// usages tells what the containers of a sandbox use, as CRI's Container calls do.
+type usages interface {
+	SandboxStats(id pod.ID) ([]*runtimeapi.ContainerStats, error)
+}
 
 // Service answers CRI's PodSandbox calls, and those that tell of sandboxes and
 // containers together. Its methods are safe for concurrent use.
@@ -52,10 +59,11 @@ type Service struct {
 	cfg       Config
 	pods      pods
 	container ContainerStatus
+	usages    usages
 }
 
 // New checks the configuration.
-func New(cfg Config, pods pods, container ContainerStatus) (*Service, error) {
+func New(cfg Config, pods pods, container ContainerStatus, usages usages) (*Service, error) {
 	if cfg.Stage1 == "" {
 		cfg.Stage1 = "nspawn"
 	}
@@ -68,7 +76,7 @@ func New(cfg Config, pods pods, container ContainerStatus) (*Service, error) {
 	if cfg.ResolvConf == "" {
 		cfg.ResolvConf = "/etc/resolv.conf"
 	}
-	return &Service{cfg: cfg, pods: pods, container: container}, nil
+	return &Service{cfg: cfg, pods: pods, container: container, usages: usages}, nil
 }
 
 // extra is what the service keeps with a pod beside its spec.

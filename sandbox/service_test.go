@@ -26,6 +26,19 @@ type fakePods struct {
 	apps    []pod.App
 	events  []pod.Event
 	err     error
+
+	usage      map[pod.ID]pod.Usage
+	usageErr   error
+	traffic    map[pod.ID][]pod.Traffic
+	containers map[pod.ID][]*runtimeapi.ContainerStats
+}
+
+func (f *fakePods) PodUsage(id pod.ID) (pod.Usage, error) { return f.usage[id], f.usageErr }
+
+func (f *fakePods) PodTraffic(id pod.ID) ([]pod.Traffic, error) { return f.traffic[id], nil }
+
+func (f *fakePods) SandboxStats(id pod.ID) ([]*runtimeapi.ContainerStats, error) {
+	return f.containers[id], nil
 }
 
 func (f *fakePods) Launch(_ context.Context, spec pod.Spec) (pod.ID, error) {
@@ -91,7 +104,7 @@ func (f *fakePods) UpdatePod(_ context.Context, id pod.ID, change func(*pod.Spec
 func newService(t *testing.T, cfg Config) (*Service, *fakePods) {
 	t.Helper()
 	f := &fakePods{pods: map[pod.ID]*pod.Pod{}}
-	s, err := New(cfg, f, containerStatus)
+	s, err := New(cfg, f, containerStatus, f)
 	require.NoError(t, err)
 	return s, f
 }
@@ -429,7 +442,7 @@ func TestResourcesAreKept(t *testing.T) {
 }
 
 func TestUnknownDefaultStage1IsRefusedAtStart(t *testing.T) {
-	_, err := New(Config{Stage1: "gvisor"}, &fakePods{}, containerStatus)
+	_, err := New(Config{Stage1: "gvisor"}, &fakePods{}, containerStatus, &fakePods{})
 	require.ErrorContains(t, err, "Stage1")
 }
 
