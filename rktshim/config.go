@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/rktnetes/rktshim/internal/rundir"
+	"github.com/rktnetes/rktshim/sandbox"
 	"github.com/rktnetes/rktshim/transport"
 )
 
@@ -165,28 +166,11 @@ func socketFits(c *Config) error {
 	return nil
 }
 
-// stage1Images are rkt's image names of the flavors, whose short names are
-// accepted as well.
-var stage1Images = map[string]string{
-	"nspawn": "coreos.com/rkt/stage1-coreos",
-	"lean":   "coreos.com/rkt/stage1-lean",
-	"kvm":    "coreos.com/rkt/stage1-kvm",
-	"fly":    "coreos.com/rkt/stage1-fly",
-}
-
-// stage1Known lists the names in a fixed order, default first.
 func stage1Known(c *Config) error {
-	var known []string
-	for _, flavor := range []string{"nspawn", "lean", "fly", "kvm"} {
-		if c.Stage1 == flavor || c.Stage1 == stage1Images[flavor] {
-			if flavor == "kvm" {
-				return &FieldError{"Stage1", c.Stage1, "is not built yet; use nspawn, lean or fly"}
-			}
-			return nil
-		}
-		known = append(known, flavor+" ("+stage1Images[flavor]+")")
+	if _, problem := sandbox.Flavor(c.Stage1); problem != "" {
+		return &FieldError{"Stage1", c.Stage1, problem}
 	}
-	return &FieldError{"Stage1", c.Stage1, "is unknown; known are " + strings.Join(known, ", ")}
+	return nil
 }
 
 // driverKnown does not look whether systemd is the init: the kubelet's flags are

@@ -72,7 +72,7 @@ func TestAllBadValuesAreReportedAtOnce(t *testing.T) {
 }
 
 func TestStage1IsAcceptedByFlavorAndByImageName(t *testing.T) {
-	for _, name := range []string{"nspawn", "lean", "fly", "coreos.com/rkt/stage1-coreos", "coreos.com/rkt/stage1-lean", "coreos.com/rkt/stage1-fly"} {
+	for _, name := range []string{"nspawn", "lean", "fly", "coreos.com/rkt/stage1-coreos", "coreos.com/rkt/stage1-lean", "coreos.com/rkt/stage1-fly", "coreos.com/rkt/stage1-coreos:1.30.0"} {
 		cfg := DefaultConfig()
 		cfg.Stage1 = name
 		require.NoError(t, cfg.Validate(), name)

@@ -18,23 +18,23 @@ var stage1Images = []struct{ flavor, image string }{
 	{"kvm", "coreos.com/rkt/stage1-kvm"},
 }
 
-// flavorOf returns the flavor that a name means: the flavor's own, or rkt's image
-// name, with or without a version.
-func flavorOf(name string) (string, error) {
+// Flavor returns the flavor that a name means: the flavor's own, or rkt's image
+// name, with or without a version. Else it says what the name is instead.
+func Flavor(name string) (flavor, problem string) {
 	bare, _, _ := strings.Cut(name, ":")
 	var known []string
 	for _, s := range stage1Images {
 		if bare == s.flavor || bare == s.image {
 			if s.flavor == "kvm" {
-				return "", notYet("stage1 "+name, "kvm is not built yet; use nspawn, lean or fly")
+				return "", "is not built yet; use nspawn, lean or fly"
 			}
-			return s.flavor, nil
+			return s.flavor, ""
 		}
 		if s.flavor != "kvm" {
 			known = append(known, s.flavor+" ("+s.image+")")
 		}
 	}
-	return "", invalid("stage1", "%q is unknown; known are %s", name, strings.Join(known, ", "))
+	return "", "is unknown; known are " + strings.Join(known, ", ")
 }
 
 // chooseFlavor takes the first that there is: the annotation, the RuntimeClass
@@ -52,8 +52,9 @@ func (s *Service) chooseFlavor(config *runtimeapi.PodSandboxConfig, handler stri
 	default:
 		name, field = s.cfg.Stage1, "node's stage1"
 	}
-	if flavor, err = flavorOf(name); err != nil {
-		return "", wrap(field, err)
+	flavor, problem := Flavor(name)
+	if problem != "" {
+		return "", invalid(field, "stage1 %q %s", name, problem)
 	}
 	if flavor == "fly" && !privileged {
 		return "", invalid(field, "a fly pod has no isolation, so it needs a privileged container")

@@ -67,8 +67,8 @@ func New(cfg Config, pods pods, container ContainerStatus, usages usages) (*Serv
 	if cfg.Stage1 == "" {
 		cfg.Stage1 = "nspawn"
 	}
-	if _, err := flavorOf(cfg.Stage1); err != nil {
-		return nil, fmt.Errorf("sandbox config: Stage1: %w", err)
+	if _, problem := Flavor(cfg.Stage1); problem != "" {
+		return nil, fmt.Errorf("sandbox config: Stage1 %q %s", cfg.Stage1, problem)
 	}
 	if cfg.ShmBytes <= 0 {
 		cfg.ShmBytes = 64 << 20

@@ -202,9 +202,9 @@ func TestStage1IsChosenInOrder(t *testing.T) {
 		{annotation: "lean", handler: "nspawn", privileged: true, flavor: "lean"},
 		{annotation: "coreos.com/rkt/stage1-fly", privileged: true, hostNetwork: true, flavor: "fly"},
 		{annotation: "lean", problem: "only a pod with a privileged container may choose"},
-		{annotation: "gvisor", privileged: true, problem: `"gvisor" is unknown; known are nspawn (coreos.com/rkt/stage1-coreos), lean (coreos.com/rkt/stage1-lean), fly`},
+		{annotation: "gvisor", privileged: true, problem: `stage1 "gvisor" is unknown; known are nspawn (coreos.com/rkt/stage1-coreos), lean (coreos.com/rkt/stage1-lean), fly`},
 		{handler: "runsc", problem: "runtime_handler: stage1"},
-		{handler: "kvm", problem: "kvm is not built yet"},
+		{handler: "kvm", problem: `"kvm" is not built yet`},
 		{handler: "fly", hostNetwork: true, problem: "privileged"},
 		{handler: "fly", privileged: true, problem: "hostNetwork"},
 	} {
