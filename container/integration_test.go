@@ -82,7 +82,7 @@ func runInside() int {
 }
 
 func sweep() {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := cgroup.Kill(ctx, mark); err != nil {
 		fmt.Println(err)
@@ -391,7 +391,7 @@ func TestContainersOutliveTheEngine(t *testing.T) {
 	n.stop()
 	app, err := n.engine.App(pod.AppID(ends))
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return unix.Kill(app.PID, 0) != nil }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return unix.Kill(app.PID, 0) != nil }, time.Minute, 5*time.Millisecond)
 
 	n.start()
 

@@ -152,7 +152,7 @@ func TestProcessThatIsNoLocalUpIsSpared(t *testing.T) {
 		syscall.Kill(-other.Process.Pid, syscall.SIGKILL)
 		other.Wait()
 	})
-	require.Eventually(t, func() bool { return exec.Command("flock", "-n", lock, "true").Run() != nil }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return exec.Command("flock", "-n", lock, "true").Run() != nil }, time.Minute, 10*time.Millisecond)
 	require.NoError(t, os.WriteFile(lock, []byte(fmt.Sprintln(other.Process.Pid)), 0o600))
 
 	said, err := down(t, dir)

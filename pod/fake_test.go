@@ -525,5 +525,5 @@ func plain(context.Context, Place) (Configured, error) {
 // eventually waits for what goroutines of the engine do by themselves.
 func eventually(t *testing.T, is func() bool, what string) {
 	t.Helper()
-	require.Eventually(t, is, 10*time.Second, time.Millisecond, what)
+	require.Eventually(t, is, time.Minute, time.Millisecond, what)
 }

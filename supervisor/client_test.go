@@ -96,7 +96,7 @@ func TestCallEndsWithItsContextAndItsConnection(t *testing.T) {
 		_, err := c.StartApp(t.Context(), "a")
 		done <- err
 	}()
-	require.Eventually(t, func() bool { return strings.Count(strings.Join(f.Ops(), " "), supervisor.OpStartApp) == 2 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Count(strings.Join(f.Ops(), " "), supervisor.OpStartApp) == 2 }, time.Minute, time.Millisecond)
 	close(stuck)
 	f.Kill()
 	require.Error(t, <-done)

@@ -217,7 +217,7 @@ func TestASourceThatStallsEndsThePull(t *testing.T) {
 			_, err := h.pull(t, r.Ref("app", "v1"))
 			require.ErrorContains(t, err, "no progress for 300ms")
 			require.ErrorIs(t, err, pull.ErrUnavailable)
-			require.Less(t, time.Since(start), 10*time.Second)
+			require.Less(t, time.Since(start), time.Minute)
 			h.engine.Wait()
 			h.requireClean(t)
 		})

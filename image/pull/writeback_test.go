@@ -87,7 +87,7 @@ func TestAWriteThatFailedLaterFailsThePull(t *testing.T) {
 		result <- err
 	}()
 	<-half
-	require.Eventually(t, func() bool { return largest(t, disk) > 4<<20 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return largest(t, disk) > 4<<20 }, time.Minute, 10*time.Millisecond)
 	exhaust()
 	err := syncfs(t, disk)
 	require.True(t, errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOSPC), "the disk fails: %v", err)

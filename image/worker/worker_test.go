@@ -108,7 +108,7 @@ func TestPullsRunInOneChildThatGoesWhenIdle(t *testing.T) {
 		require.NotEmpty(t, events)
 		require.Len(t, children(t), 1)
 	}
-	require.Eventually(t, func() bool { return len(children(t)) == 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return len(children(t)) == 0 }, time.Minute, 10*time.Millisecond)
 	got, err := h.store.Get(r.Ref("app", "v1"))
 	require.NoError(t, err)
 	require.Equal(t, img.ID(), got.ID)
@@ -228,7 +228,7 @@ func TestTheChildDoesNotOutliveItsParent(t *testing.T) {
 	img, _, release := stalled(r)
 	defer close(release)
 	parent := startPuller(t, dir, r.Ref("app", "v1"))
-	require.Eventually(t, func() bool { return len(r.Requests(img.Layers[1].String())) > 0 }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return len(r.Requests(img.Layers[1].String())) > 0 }, time.Minute, 5*time.Millisecond)
 	child := childOf(t, parent.Process.Pid)
 	fd, err := unix.PidfdOpen(child, 0)
 	require.NoError(t, err)

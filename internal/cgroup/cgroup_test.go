@@ -24,7 +24,7 @@ func group(t *testing.T) string {
 	}
 	path := "/rktt-cgroup/" + strings.ToLower(t.Name())
 	clean := func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		require.NoError(t, cgroup.Kill(ctx, path))
 		require.NoError(t, cgroup.Remove(ctx, path))

@@ -66,7 +66,7 @@ func TestCommandIsKilledWithItsContext(t *testing.T) {
 	begin := time.Now()
 	_, err := reaper.RunCommand(ctx, sh("exec sleep 1000"))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.Less(t, time.Since(begin), 20*time.Second)
+	require.Less(t, time.Since(begin), time.Minute)
 }
 
 func TestProgramThatIsNotThere(t *testing.T) {

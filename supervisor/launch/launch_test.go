@@ -63,7 +63,7 @@ func each(t *testing.T, test func(t *testing.T, l launch.Launcher, parent string
 				parent = "/rktt-launch"
 				_ = cgroup.Kill(t.Context(), parent) // of a run that was killed
 				t.Cleanup(func() {
-					ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+					ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 					defer cancel()
 					require.NoError(t, cgroup.Remove(ctx, parent))
 				})
@@ -86,7 +86,7 @@ func prepare(t *testing.T, l launch.Launcher, parent, pod string) launch.Spec {
 		Stage1: stage1.Spec{ID: pod, OwnIPC: true, SharedPID: true},
 	}))
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		require.NoError(t, l.Kill(ctx, parent, pod))
 		require.Empty(t, cgroup.Dirs(group))
@@ -172,7 +172,7 @@ func TestPodEndsWithItsSupervisor(t *testing.T) {
 		<-c.Gone()
 		group, err := l.Cgroup(parent, spec.Pod)
 		require.NoError(t, err)
-		require.Eventually(t, func() bool { return len(cgroup.Procs(group)) == 0 }, 10*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool { return len(cgroup.Procs(group)) == 0 }, time.Minute, 10*time.Millisecond)
 	})
 }
 

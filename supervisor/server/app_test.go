@@ -228,7 +228,7 @@ func TestAppsJoinTheNamespacesOfOneAnother(t *testing.T) {
 // waitFor polls what nobody reports: for conditions outside the supervisor.
 func waitFor(t *testing.T, cond func() bool) {
 	t.Helper()
-	require.Eventually(t, cond, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, cond, time.Minute, 5*time.Millisecond)
 }
 
 func fileHas(path, text string) bool {

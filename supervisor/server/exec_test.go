@@ -82,10 +82,10 @@ func TestExecTimeoutKillsTheWholeTree(t *testing.T) {
 	p := launch(t, supervisor.Spec{})
 	spec := p.run("a", appConfig{Args: []string{"/bin/sleep", "1000"}})
 	begin := time.Now()
-	out, err := p.exec(500*time.Millisecond, "/bin/sh", "-c", "echo begun; (setsid sleep 2000 &); setsid sleep 2000 & sleep 2000")
+	out, err := p.exec(3*time.Second, "/bin/sh", "-c", "echo begun; (setsid sleep 2000 &); setsid sleep 2000 & sleep 2000")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.Equal(t, "begun\n", string(out.Stdout))
-	require.Less(t, time.Since(begin), 10*time.Second)
+	require.Less(t, time.Since(begin), time.Minute)
 	require.Len(t, cgroup.Procs(spec.Cgroup), 1, "only the app itself lives on")
 }
 
@@ -96,7 +96,7 @@ func TestExecLeavesWhatItPutIntoTheBackground(t *testing.T) {
 	out, err := p.exec(time.Hour, "/bin/sh", "-c", "sleep 2000 & echo started")
 	require.NoError(t, err)
 	require.Equal(t, "started\n", string(out.Stdout), "its open stdout is not waited for")
-	require.Less(t, time.Since(begin), 10*time.Second)
+	require.Less(t, time.Since(begin), time.Minute)
 	require.Len(t, cgroup.Procs(spec.Cgroup), 2)
 
 	_, err = p.exec(300*time.Millisecond, "/bin/sleep", "2000")

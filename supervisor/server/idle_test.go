@@ -76,7 +76,7 @@ func mappings(t *testing.T, pid int) string {
 }
 
 func assertEventually(cond func() bool) bool {
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if cond() {
 			return true
 		}

@@ -86,7 +86,7 @@ func runInside() int {
 
 // sweep removes what a run that was killed has left.
 func sweep() {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	_ = cgroup.Kill(ctx, "/"+mark)
 	_ = cgroup.Remove(ctx, "/"+mark)
@@ -184,7 +184,7 @@ func (p *testPod) cleanup() {
 		_ = p.cmd.Process.Kill()
 		<-p.exited
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	require.NoError(p.t, cgroup.Kill(ctx, p.cgroup))
 	require.NoError(p.t, cgroup.Remove(ctx, p.cgroup))
