@@ -84,7 +84,7 @@ func (n *CNI) prepare(pod Pod) (*record, error) {
 	if err := conf.findPlugins(n.config.BinDirs); err != nil {
 		return nil, err
 	}
-	return newRecord(conf, pod, caps), nil
+	return newRecord(conf, pod, caps, n.config.BinDirs), nil
 }
 
 func (n *CNI) add(ctx context.Context, chain *chain) (Result, error) {

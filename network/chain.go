@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
@@ -26,11 +27,23 @@ func (n *CNI) chain(r *record, c *claim) (*chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	ch := &chain{r, n.config.BinDirs, configs, &plugins{}, c}
+	ch := &chain{r, r.searched(n.config.BinDirs), configs, &plugins{}, c}
 	if c != nil {
 		ch.exec.lock = c.file
 	}
 	return ch, nil
+}
+
+// searched are the folders to look for plugins in: the node's, then those of the
+// time of ADD.
+func (r *record) searched(dirs []string) []string {
+	out := slices.Clone(dirs)
+	for _, dir := range r.BinDirs {
+		if !slices.Contains(out, dir) {
+			out = append(out, dir)
+		}
+	}
+	return out
 }
 
 // add runs ADD from the first plugin to the last. The record's result is that of

@@ -18,7 +18,8 @@ const (
 	ifName = "eth0"
 )
 
-// record is all that DEL and CHECK need, plugin binaries apart.
+// record is all that DEL and CHECK need, plugin binaries apart: of these it knows
+// the folders, for a command that is not told the node's.
 type record struct {
 	Version      int               `json:"version"` // a newer one is refused
 	Pod          string            `json:"pod"`
@@ -28,12 +29,13 @@ type record struct {
 	CNIVersion   string            `json:"cniVersion"`
 	DisableCheck bool              `json:"disableCheck,omitempty"`
 	Plugins      []json.RawMessage `json:"plugins"`
+	BinDirs      []string          `json:"binDirs,omitempty"` // where they were found
 	Args         [][2]string       `json:"args,omitempty"`
 	Capabilities capabilities      `json:"capabilities,omitempty"`
 	Result       json.RawMessage   `json:"result,omitempty"` // of the last plugin, in CNIVersion; absent before ADD ends
 }
 
-func newRecord(conf *conf, pod Pod, caps capabilities) *record {
+func newRecord(conf *conf, pod Pod, caps capabilities, binDirs []string) *record {
 	r := &record{
 		Version:      recordVersion,
 		Pod:          pod.ID,
@@ -44,6 +46,7 @@ func newRecord(conf *conf, pod Pod, caps capabilities) *record {
 		DisableCheck: conf.list.DisableCheck,
 		Args:         pod.args(),
 		Capabilities: caps,
+		BinDirs:      binDirs,
 	}
 	for _, plugin := range conf.list.Plugins {
 		r.Plugins = append(r.Plugins, plugin.Bytes)
