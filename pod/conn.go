@@ -89,8 +89,13 @@ func (e *Engine) disconnect(id ID) {
 
 // supervisorGone says whether nobody holds the lock on the pod's folder, which
 // its supervisor holds for life.
-func (e *Engine) supervisorGone(id ID) (bool, error) {
-	f, err := os.Open(e.podDir(id))
+//
+// The test takes a shared lock, so that two who test do not mislead each other.
+func (e *Engine) supervisorGone(id ID) (bool, error) { return lockIsFree(e.podDir(id)) }
+
+// lockIsFree says whether nobody holds the lock on a folder, or the folder is gone.
+func lockIsFree(dir string) (bool, error) {
+	f, err := os.Open(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return true, nil
 	}
@@ -98,12 +103,12 @@ func (e *Engine) supervisorGone(id ID) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("lock %s: %w", e.podDir(id), err)
+		return false, fmt.Errorf("lock %s: %w", dir, err)
 	}
 	return true, nil
 }

@@ -54,10 +54,11 @@ type Config struct {
 	// NetNSDir is where network namespaces are pinned; "/run/netns", because
 	// network agents look for pods there.
 	NetNSDir string
-	// Supervisor is the absolute path of rkt-supervisor.
+	// Supervisor is the absolute path of rkt-supervisor. Without one the engine
+	// launches and adopts no pod: rkt's, which only removes.
 	Supervisor string
 	// Runtime is the absolute path of the OCI runtime, RuntimeArgs precede its
-	// commands.
+	// commands. It is not needed without Supervisor.
 	Runtime     string
 	RuntimeArgs []string
 	// Flavors are the isolators by name.
@@ -71,6 +72,12 @@ type Config struct {
 	// RetryMin and RetryMax bound the pause between two tries of what must
 	// succeed in the end, as detaching a network. 0 means 1 s and 1 minute.
 	RetryMin, RetryMax time.Duration
+	// LockWait is how long Recover waits for another engine of Dir to end; rkt's
+	// do soon. 0 means 2 s.
+	LockWait time.Duration
+	// Socket is where Run listens for commands of operators, see [Ask]. Empty:
+	// nowhere.
+	Socket string
 }
 
 // Flavor is what the engine needs of an isolator; the rest is its supervisor's.
@@ -161,9 +168,11 @@ func New(cfg Config, launcher launch.Launcher, net networks, roots roots) (*Engi
 
 func (c *Config) check() error {
 	var errs []error
-	for _, f := range []struct{ field, path string }{
-		{"Dir", c.Dir}, {"RunDir", c.RunDir}, {"NetNSDir", c.NetNSDir}, {"Supervisor", c.Supervisor}, {"Runtime", c.Runtime},
-	} {
+	paths := []struct{ field, path string }{{"Dir", c.Dir}, {"RunDir", c.RunDir}, {"NetNSDir", c.NetNSDir}}
+	if c.Supervisor != "" {
+		paths = append(paths, []struct{ field, path string }{{"Supervisor", c.Supervisor}, {"Runtime", c.Runtime}}...)
+	}
+	for _, f := range paths {
 		if !filepath.IsAbs(f.path) {
 			errs = append(errs, fmt.Errorf("pod config: %s %q: want an absolute path: %w", f.field, f.path, errdefs.ErrInvalidArgument))
 		}
@@ -174,7 +183,7 @@ func (c *Config) check() error {
 	for _, d := range []struct {
 		value *time.Duration
 		or    time.Duration
-	}{{&c.StopTimeout, 30 * time.Second}, {&c.RetryMin, time.Second}, {&c.RetryMax, time.Minute}} {
+	}{{&c.StopTimeout, 30 * time.Second}, {&c.RetryMin, time.Second}, {&c.RetryMax, time.Minute}, {&c.LockWait, lockTime}} {
 		if *d.value <= 0 {
 			*d.value = d.or
 		}

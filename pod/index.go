@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ type Pod struct {
 	Spec      *Spec
 	State     State
 	CreatedAt time.Time
+	StartedAt time.Time      // zero before it runs
 	Network   network.Result // zero on the host's network
 	NetNS     string         // path of its network namespace; empty on the host's network
 	Cgroup    string         // the pod's own, in cgroupfs syntax
@@ -52,13 +54,16 @@ func (e *Engine) Pods(match func(*Pod) bool) []Pod {
 			out = append(out, pod)
 		}
 	}
-	slices.SortFunc(out, func(a, b Pod) int {
-		if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
-			return c
-		}
-		return strings.Compare(string(a.ID), string(b.ID))
-	})
+	slices.SortFunc(out, olderPod)
 	return out
+}
+
+func olderPod(a, b Pod) int {
+	return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(string(a.ID), string(b.ID)))
+}
+
+func olderApp(a, b App) int {
+	return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(string(a.ID), string(b.ID)))
 }
 
 // Pod returns one pod. An unknown one is NotFound.
@@ -78,6 +83,7 @@ func (e *Engine) podOfLocked(p *entry) Pod {
 		Spec:      p.rec.Spec,
 		State:     p.rec.State,
 		CreatedAt: p.rec.CreatedAt,
+		StartedAt: p.rec.StartedAt,
 		Network:   p.net,
 		Cgroup:    p.rec.Cgroup,
 		Dir:       e.podDir(p.rec.ID),
@@ -108,14 +114,7 @@ func (e *Engine) Apps(match func(*App) bool) []App {
 }
 
 // sortApps puts the oldest first.
-func sortApps(apps []App) {
-	slices.SortFunc(apps, func(a, b App) int {
-		if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
-			return c
-		}
-		return strings.Compare(string(a.ID), string(b.ID))
-	})
-}
+func sortApps(apps []App) { slices.SortFunc(apps, olderApp) }
 
 // App returns one app. An unknown one is NotFound.
 func (e *Engine) App(id AppID) (App, error) {

@@ -67,11 +67,15 @@ func (e *Engine) launch(ctx context.Context, spec *Spec) (_ ID, err error) {
 	if err := e.prepare(id, spec); err != nil {
 		return "", err
 	}
-	undo.Push("remove what was made", func(ctx context.Context) error { return e.doomAndDismantle(ctx, id) })
+	undo.Push("remove what was made", func(ctx context.Context) error { return passDetach(ctx, id, e.doomAndDismantle(ctx, id)) })
 	if err := e.bringUp(ctx, id, spec); err != nil {
 		return "", err
 	}
-	if err := e.save(id, func(r *record) error { return r.to(Running) }); err != nil {
+	err = e.save(id, func(r *record) error {
+		r.StartedAt = time.Now().Round(0)
+		return r.to(Running)
+	})
+	if err != nil {
 		return "", err
 	}
 	undo.Release()

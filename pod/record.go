@@ -30,9 +30,11 @@ type record struct {
 	Version   int       `json:"version"` // a newer one is refused
 	ID        ID        `json:"id"`
 	State     State     `json:"state"`
-	Doomed    bool      `json:"doomed,omitempty"` // being removed; nobody sees it any more
-	CreatedAt time.Time `json:"createdAt"`        // by the wall clock
-	Cgroup    string    `json:"cgroup"`           // the pod's own, in cgroupfs syntax
+	Doomed    bool      `json:"doomed,omitempty"`   // being removed; nobody sees it any more
+	CreatedAt time.Time `json:"createdAt"`          // by the wall clock, as all times
+	StartedAt time.Time `json:"startedAt,omitzero"` // when it began to run
+	MarkedAt  time.Time `json:"markedAt,omitzero"`  // when GC first saw it exited
+	Cgroup    string    `json:"cgroup"`             // the pod's own, in cgroupfs syntax
 	Spec      *Spec     `json:"spec"`
 }
 

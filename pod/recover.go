@@ -59,7 +59,7 @@ func (e *Engine) Recover(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// lockTime is how long the lock of an engine that was killed may stay held: by a
+// lockTime is, unless told otherwise, how long the lock of an engine that was killed may stay held: by a
 // process that it had forked and that is about to exec.
 const lockTime = 2 * time.Second
 
@@ -69,7 +69,7 @@ func (e *Engine) lockDir(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := lockSoon(ctx, f); err != nil {
+	if err := e.lockSoon(ctx, f); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return fmt.Errorf("%s is in use by another engine: %w", e.cfg.Dir, errdefs.ErrFailedPrecondition)
@@ -82,9 +82,9 @@ func (e *Engine) lockDir(ctx context.Context) error {
 	return nil
 }
 
-// lockSoon tries for lockTime.
-func lockSoon(ctx context.Context, f *os.File) error {
-	ctx, cancel := context.WithTimeout(ctx, lockTime)
+// lockSoon tries for Config.LockWait.
+func (e *Engine) lockSoon(ctx context.Context, f *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.LockWait)
 	defer cancel()
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
@@ -119,17 +119,26 @@ func (e *Engine) recoverPod(ctx context.Context, id ID) {
 		e.mu.Unlock()
 		return
 	}
-	entry := &entry{rec: rec}
+	for _, err := range e.load(&rec) {
+		log.Error(err, "A record of a pod cannot be read")
+	}
+	e.settle(ctx, id, &rec)
+}
+
+// load puts a pod whose record was read into the index, with its network and apps.
+// What of these cannot be read is left out.
+func (e *Engine) load(rec *record) (errs []error) {
+	entry := &entry{rec: *rec}
 	if !rec.Spec.HostNetwork {
-		if entry.net, err = e.loadNetwork(id); err != nil && !errdefs.IsNotFound(err) { // NotFound: its ADD did not end
-			log.Error(err, "A pod's network record cannot be read")
+		var err error
+		if entry.net, err = e.loadNetwork(rec.ID); err != nil && !errdefs.IsNotFound(err) { // NotFound: its ADD did not end
+			errs = append(errs, err)
 		}
 	}
 	e.mu.Lock()
-	e.pods[id] = entry
+	e.pods[rec.ID] = entry
 	e.mu.Unlock()
-	e.loadApps(ctx, id)
-	e.settle(ctx, id, &rec)
+	return append(errs, e.loadApps(rec.ID)...)
 }
 
 // settle brings a pod that was read from disk into a state that lasts.
@@ -143,23 +152,33 @@ func (e *Engine) settle(ctx context.Context, id ID, rec *record) {
 		e.update(id, func(p *entry) { p.rec.Doomed = true }) // nobody was told of it
 		e.retryNow(id)
 	case rec.State == Running:
-		err := e.adopt(ctx, id)
-		if err == nil {
-			return
-		}
-		gone, lerr := e.supervisorGone(id)
-		if lerr == nil && gone {
-			log.Info("The pod's supervisor has gone while nobody looked")
-			if err := e.end(ctx, id); err != nil {
-				log.Error(err, "The rest of a pod cannot be killed, trying again later")
-			}
-			e.retryNow(id) // detaches it
-			return
-		}
-		log.Error(err, "The pod's supervisor lives but does not answer, trying again later")
+		e.settleRunning(ctx, id)
 	case rec.State == Exited:
 		e.sealApps(ctx, id)
 		e.retryNow(id) // nothing to do if it is detached
+	}
+}
+
+// settleRunning adopts a pod that runs, or ends one whose supervisor has gone. An
+// engine that launches nothing leaves adopting to the next.
+func (e *Engine) settleRunning(ctx context.Context, id ID) {
+	log := klog.FromContext(ctx)
+	var err error
+	if e.cfg.Supervisor != "" {
+		if err = e.adopt(ctx, id); err == nil {
+			return
+		}
+	}
+	gone, lerr := e.supervisorGone(id)
+	switch {
+	case lerr == nil && gone:
+		log.Info("The pod's supervisor has gone while nobody looked")
+		if err := e.end(ctx, id); err != nil {
+			log.Error(err, "The rest of a pod cannot be killed, trying again later")
+		}
+		e.retryNow(id) // detaches it
+	case err != nil:
+		log.Error(err, "The pod's supervisor lives but does not answer, trying again later")
 	}
 }
 
@@ -170,11 +189,10 @@ func (e *Engine) retryNow(id ID) {
 }
 
 // loadApps reads the records of a pod's apps. What is half made stays Prepared.
-func (e *Engine) loadApps(ctx context.Context, id ID) {
+func (e *Engine) loadApps(id ID) (errs []error) {
 	entries, err := os.ReadDir(filepath.Join(e.podDir(id), "apps"))
 	if err != nil {
-		klog.FromContext(ctx).Error(err, "A pod's apps cannot be listed")
-		return
+		return []error{err}
 	}
 	for _, entry := range entries {
 		app := AppID(entry.Name())
@@ -185,7 +203,7 @@ func (e *Engine) loadApps(ctx context.Context, id ID) {
 		if err != nil {
 			// It had no root yet, or has none any more: a root without a record is garbage.
 			if !errors.Is(err, fs.ErrNotExist) {
-				klog.FromContext(ctx).Error(err, "An app's record cannot be read", "appID", app)
+				errs = append(errs, err)
 			}
 			rec = appRecord{Version: recordVersion, ID: app, Pod: id, State: Prepared, Spec: &AppSpec{}}
 		}
@@ -197,6 +215,7 @@ func (e *Engine) loadApps(ctx context.Context, id ID) {
 		e.apps[app] = a
 		e.mu.Unlock()
 	}
+	return errs
 }
 
 // adopt connects to the supervisor and makes the index and it agree on the apps:

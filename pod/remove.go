@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -28,13 +29,45 @@ func (e *Engine) Remove(ctx context.Context, id ID) error {
 		return fmt.Errorf("remove pod %s: %w", id, err)
 	}
 	defer e.work.Unlock(string(id))
+	if err := passDetach(ctx, id, e.doomAndDismantle(ctx, id)); err != nil {
+		return fmt.Errorf("remove pod %s: %w", id, err)
+	}
+	return nil
+}
+
+// RemoveExited is Remove for an operator: one that has not exited is
+// FailedPrecondition, an unknown one NotFound, and a network plugin that fails is
+// an error, after which Run tries again.
+func (e *Engine) RemoveExited(ctx context.Context, id ID) error {
+	if err := e.work.Lock(ctx, string(id)); err != nil {
+		return fmt.Errorf("remove pod %s: %w", id, err)
+	}
+	defer e.work.Unlock(string(id))
+	rec, ok := e.podRecord(id)
+	switch {
+	case !ok:
+		return fmt.Errorf("pod %s: %w", id, errdefs.ErrNotFound)
+	case rec.State != Exited && !rec.Doomed:
+		return fmt.Errorf("pod %q is currently %s: %w", id, rec.State, errdefs.ErrFailedPrecondition)
+	}
 	if err := e.doomAndDismantle(ctx, id); err != nil {
 		return fmt.Errorf("remove pod %s: %w", id, err)
 	}
 	return nil
 }
 
-// doomAndDismantle hides the pod from all reads and takes it apart. The caller
+// passDetach lets a network that could not be taken back yet pass with a log line.
+func passDetach(ctx context.Context, id ID, err error) error {
+	var pending *detachError
+	if !errors.As(err, &pending) {
+		return err
+	}
+	klog.FromContext(ctx).Error(err, "Pod not detached, trying again later", "podID", id)
+	return nil
+}
+
+// doomAndDismantle hides the pod from all reads and takes it apart; what fails Run
+// tries again. A network that could not be taken back is a *detachError. The caller
 // holds the pod's lock.
 func (e *Engine) doomAndDismantle(ctx context.Context, id ID) error {
 	rec, ok := e.podRecord(id)
@@ -50,14 +83,8 @@ func (e *Engine) doomAndDismantle(ctx context.Context, id ID) error {
 		}
 	}
 	err := e.dismantle(ctx, id)
-	if err == nil {
-		return nil
-	}
-	e.retryLater(id)
-	var pending *detachError
-	if errors.As(err, &pending) {
-		klog.FromContext(ctx).Error(err, "Pod not detached, trying again later", "podID", id)
-		return nil
+	if err != nil {
+		e.retryLater(id)
 	}
 	return err
 }

@@ -19,10 +19,15 @@ import (
 // Recover comes before it.
 func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	defer e.disconnectAll()
+	defer e.Close()
 	defer wg.Wait()
 	defer e.endWatches() // first: calls that only watch must not hold up a shutdown
 	wg.Go(func() { e.measure(ctx) })
+	wg.Go(func() {
+		if err := e.serve(ctx); err != nil {
+			klog.FromContext(ctx).Error(err, "Operators' commands cannot reach this engine", "socket", e.cfg.Socket)
+		}
+	})
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -82,24 +87,6 @@ func (e *Engine) takeDue(now time.Time) (due []ID, next time.Duration) {
 		}
 	}
 	return due, next
-}
-
-// retry takes up what could not be done: the dismantling of a doomed pod, the
-// detaching of another.
-func (e *Engine) retry(ctx context.Context, id ID) {
-	rec, ok := e.podRecord(id)
-	switch {
-	case !ok:
-	case rec.Doomed:
-		if err := e.Remove(ctx, id); err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Pod not removed, trying again later")
-		}
-	case rec.State == Exited:
-		if err := e.detach(ctx, id); err != nil && ctx.Err() == nil {
-			klog.FromContext(ctx).Error(err, "Pod not detached, trying again later")
-			e.retryLater(id)
-		}
-	}
 }
 
 // follow keeps a running pod's events flowing into the index until the pod is over.
@@ -210,7 +197,9 @@ func (e *Engine) applyStatus(id ID, st supervisor.Status) {
 	}
 }
 
-func (e *Engine) disconnectAll() {
+// Close closes all connections and gives Config.Dir free. Pods run on. It is for
+// an engine on which Run was not called, which does it by itself.
+func (e *Engine) Close() {
 	for _, p := range e.Pods(nil) {
 		e.disconnect(p.ID)
 	}

@@ -110,6 +110,9 @@ func (s *Spec) identity() identity { return identity{s.UID, s.Attempt} }
 
 // check finds what can be found wrong before anything is made.
 func (e *Engine) check(s *Spec) error {
+	if e.cfg.Supervisor == "" {
+		return fmt.Errorf("launch pod %s: this engine has no supervisor: %w", s.UID, errdefs.ErrFailedPrecondition)
+	}
 	if s.UID == "" {
 		return fmt.Errorf("launch pod: uid is empty: %w", errdefs.ErrInvalidArgument)
 	}

@@ -21,6 +21,8 @@ type (
 	NamespaceKind = stage1.Kind
 	// Exit is how an app or an exec ended.
 	Exit = supervisor.Exit
+	// ExecSpec asks for one process in a running app.
+	ExecSpec = supervisor.ExecSpec
 	// ExecOutput is what ExecSync gives back.
 	ExecOutput = supervisor.ExecOutput
 )

@@ -70,7 +70,7 @@ func measured(t *testing.T) (e *Engine, id ID, app AppID, remove func()) {
 	e, err := New(h.config(), fakeLauncher{h}, fakeNet{h}, fakeRoots{h})
 	require.NoError(t, err)
 	require.NoError(t, e.Recover(t.Context()))
-	t.Cleanup(e.disconnectAll)
+	t.Cleanup(e.Close)
 	parent := "/rktt-pod-" + strconv.Itoa(os.Getpid())
 	remove = func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

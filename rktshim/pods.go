@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
@@ -21,6 +22,11 @@ import (
 	"github.com/rktnetes/rktshim/stage1/flavors"
 	"github.com/rktnetes/rktshim/supervisor/launch"
 )
+
+// rktTime is how long an rkt command that removes pods may keep the node's engine
+// from starting: two plugins that hang. Another runtime is refused before, by
+// rktshim.lock.
+const rktTime = 4 * time.Minute
 
 // pods is the part of the runtime that runs pods.
 type pods struct {
@@ -80,6 +86,8 @@ func (c *Config) engine(f rundir.Folders, ociRuntime string) pod.Config {
 		Supervisor: c.Supervisor,
 		Runtime:    ociRuntime,
 		Flavors:    checks,
+		Socket:     f.EngineSocket(),
+		LockWait:   rktTime,
 	}
 }
 
