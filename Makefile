@@ -62,7 +62,8 @@ e2e: build ## run the built binaries as a user would (root)
 	go test -count=1 -timeout 30m -v -run '$(RUN)' ./e2e
 
 bench: build ## measure, and write the results with the machine and the date into README.md and docs/bench/
-	cd tools && go run ./bench -rkt ../bin/rkt -readme ../README.md -out ../docs/bench
+	@./e2e/install.sh $(PACKAGES) containerd
+	cd tools && go run ./bench -rkt ../bin/rkt -supervisor ../bin/rkt-supervisor -readme ../README.md -out ../docs/bench
 
 up: ## build and start a node on this machine (root; installs missing Debian packages, saying so)
 	@./e2e/install.sh $(PACKAGES)

@@ -15,6 +15,7 @@ import (
 
 	"go.podman.io/storage/pkg/reexec"
 
+	"github.com/rktnetes/rktshim/tools/bench/cri"
 	"github.com/rktnetes/rktshim/tools/bench/image"
 	"github.com/rktnetes/rktshim/tools/bench/report"
 	"github.com/rktnetes/rktshim/tools/bench/transport"
@@ -46,6 +47,10 @@ func main() {
 		exitOn(err)
 		return
 	}
+	if is, err := cri.Child(os.Args[1:]); is {
+		exitOn(err)
+		return
+	}
 	exitOn(run())
 }
 
@@ -54,11 +59,17 @@ func run() error {
 	out := flag.String("out", "", "folder for the full tables and the plots")
 	rounds := flag.Int("rounds", 0, "how often each measurement is repeated, in turn with the others; 0: as each part needs")
 	rkt := flag.String("rkt", "bin/rkt", "the command rkt, which pulls images")
+	supervisor := flag.String("supervisor", "bin/rkt-supervisor", "the program that each pod has a process of")
+	quick := flag.Bool("quick", false, "only see that the part cri works: few rounds, figures that mean nothing, nothing written")
 	trials := flag.Bool("trials", false, "compare gRPC settings instead, and print the result")
+	var bin cri.Binaries
 	parts := []part{
 		{"transport", 30, func(rounds int, progress func(string)) (results, error) { return transport.Measure(rounds, progress) }},
 		{"image", 5, func(rounds int, progress func(string)) (results, error) {
 			return image.Measure(rounds, *rkt, progress)
+		}},
+		{"cri", 30, func(rounds int, progress func(string)) (results, error) {
+			return cri.Measure(cri.Full(rounds), bin, progress)
 		}},
 	}
 	flag.Usage = func() {
@@ -68,6 +79,15 @@ func run() error {
 	flag.Parse()
 	if *trials {
 		return transport.Trials(os.Stdout, cmp.Or(*rounds, 30))
+	}
+	bin = cri.Binaries{Rkt: *rkt, Supervisor: *supervisor}
+	if *quick {
+		res, err := cri.Measure(cri.Quick(), bin, func(string) {})
+		if err != nil {
+			return err
+		}
+		fmt.Println(res.Page("a try"))
+		return nil
 	}
 	if *readme == "" || *out == "" {
 		return errors.New("give -readme and -out; -h explains them")
