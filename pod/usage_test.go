@@ -2,6 +2,7 @@ package pod
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/rktnetes/rktshim/internal/cgroup"
 	"github.com/rktnetes/rktshim/network"
@@ -71,12 +73,19 @@ func measured(t *testing.T) (e *Engine, id ID, app AppID, remove func()) {
 	require.NoError(t, err)
 	require.NoError(t, e.Recover(t.Context()))
 	t.Cleanup(e.Close)
-	parent := "/rktt-pod-" + strconv.Itoa(os.Getpid())
-	remove = func() {
+	const all = "/rktt-pod"
+	parent := filepath.Join(all, strconv.Itoa(os.Getpid()))
+	removeGroup := func(path string) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		require.NoError(t, cgroup.Remove(ctx, parent))
+		require.NoError(t, cgroup.Remove(ctx, path))
 	}
+	for _, left := range cgroup.Children(all) { // by runs that were killed
+		if pid, err := strconv.Atoi(left); err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			removeGroup(filepath.Join(all, left))
+		}
+	}
+	remove = func() { removeGroup(parent) }
 	t.Cleanup(remove)
 	spec := testSpec()
 	spec.CgroupParent = parent

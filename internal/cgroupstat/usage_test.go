@@ -2,9 +2,11 @@ package cgroupstat
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -154,18 +156,20 @@ func TestAGroupOfThisHost(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("cgroups take root")
 	}
-	path := "/rktt-cgroupstat/living"
-	clean := func() {
+	const parent = "/rktt-cgroupstat"
+	path := filepath.Join(parent, strconv.Itoa(os.Getpid()))
+	remove := func(path string) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		require.NoError(t, cgroup.Kill(ctx, path))
 		require.NoError(t, cgroup.Remove(ctx, path))
 	}
-	clean()
-	t.Cleanup(func() {
-		clean()
-		_ = cgroup.Remove(context.Background(), filepath.Dir(path)) // unless another run is in it
-	})
+	for _, left := range cgroup.Children(parent) { // by runs that were killed
+		if pid, err := strconv.Atoi(left); err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+			remove(filepath.Join(parent, left))
+		}
+	}
+	t.Cleanup(func() { remove(path) })
 	g := New(path)
 	t.Cleanup(g.Close)
 	_, err := g.Usage()
@@ -195,7 +199,7 @@ func TestAGroupOfThisHost(t *testing.T) {
 	require.Equal(t, uint64(NoLimit), second.Memory.Limit)
 	require.Len(t, g.files, open, "each file is opened once")
 
-	clean()
+	remove(path)
 	_ = cmd.Wait() // killed
 	_, err = g.Usage()
 	require.ErrorIs(t, err, unix.ENODEV, "it is gone")
