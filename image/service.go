@@ -85,15 +85,19 @@ func (s *Service) Close() error {
 	return err
 }
 
+// measureNewEvery is how soon a new container's writable layer is known.
+const measureNewEvery = 10 * time.Second
+
 // Run measures what containers write and removes layers that failed pulls left,
 // until ctx ends. It blocks.
 func (s *Service) Run(ctx context.Context) error {
 	log := klog.FromContext(ctx)
 	var collected time.Time
-	ticker := time.NewTicker(s.cfg.MeasureEvery)
+	// A new container is measured soon, the others when they are due.
+	ticker := time.NewTicker(min(s.cfg.MeasureEvery, measureNewEvery))
 	defer ticker.Stop()
 	for {
-		if err := s.store.MeasureRoots(ctx); err != nil && ctx.Err() == nil {
+		if err := s.store.MeasureRoots(ctx, s.cfg.MeasureEvery); err != nil && ctx.Err() == nil {
 			log.Error(err, "Container filesystems not measured")
 		}
 		if now := time.Now(); now.Sub(collected) >= s.cfg.UnusedLayers/2 {

@@ -474,3 +474,41 @@ func TestMakingARootDoesNotForkThisProcess(t *testing.T) {
 		require.NotContains(t, n, "idmapped")
 	}
 }
+
+func TestRootsAreMeasuredWhenNewAndWhenDue(t *testing.T) {
+	h := newHost(t)
+	id := h.image(t, "app", registrytest.Files{"a": "x"})
+	write := func(root, name string) {
+		path, err := h.Mount(t.Context(), root)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(path, name), make([]byte, 100_000), 0o644))
+		require.NoError(t, h.Unmount(t.Context(), root))
+	}
+	bytes := func(root string) uint64 {
+		u, ok := h.RootUsage(root)
+		require.True(t, ok)
+		return u.Bytes
+	}
+	for _, root := range []string{"old", "new"} {
+		_, ok := h.RootUsage(root)
+		require.False(t, ok)
+		_, err := h.CreateRoot(t.Context(), root, id, store.RootOptions{})
+		require.NoError(t, err)
+		write(root, "first")
+		require.NoError(t, h.MeasureRoots(t.Context(), time.Hour))
+		write(root, "second")
+	}
+	once := bytes("old")
+	require.GreaterOrEqual(t, once, uint64(100_000))
+	require.Equal(t, once, bytes("new"))
+	require.NoError(t, h.MeasureRoots(t.Context(), time.Hour))
+	require.Equal(t, once, bytes("old"), "not due yet")
+
+	require.NoError(t, h.MeasureRoots(t.Context(), 0))
+
+	require.GreaterOrEqual(t, bytes("old"), once+100_000)
+	require.Equal(t, bytes("old"), bytes("new"))
+	require.NoError(t, h.RemoveRoot(t.Context(), "old"))
+	_, ok := h.RootUsage("old")
+	require.False(t, ok)
+}

@@ -79,10 +79,10 @@ func (s *Store) sumLayers() (Usage, error) {
 	return sum, nil
 }
 
-// MeasureRoots walks what containers have written to their roots. It costs one
-// stat per file written, so it runs now and then in the background and the
-// other methods answer from its last result.
-func (s *Store) MeasureRoots(ctx context.Context) error {
+// MeasureRoots walks what containers have written to their roots, but for roots
+// that were measured within maxAge. It costs one stat per file written, so it runs
+// now and then in the background and the other methods answer from its last result.
+func (s *Store) MeasureRoots(ctx context.Context, maxAge time.Duration) error {
 	roots, err := s.Roots()
 	if err != nil {
 		return fmt.Errorf("measure roots: %w", err)
@@ -91,6 +91,10 @@ func (s *Store) MeasureRoots(ctx context.Context) error {
 	for _, r := range roots {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("measure roots: %w", err)
+		}
+		if known, ok := s.RootUsage(r.ID); ok && time.Since(known.Measured) < maxAge {
+			found[r.ID] = known
+			continue
 		}
 		u, err := directory.Usage(s.diffPath(r.layer))
 		if isNotExist(err) {
