@@ -115,7 +115,7 @@ func TestLaunchedSupervisorLivesInItsCgroup(t *testing.T) {
 		require.ElementsMatch(t, []int{st.PID, st.Init}, cgroup.Procs(group))
 		own, err := cgroup.Of(st.PID)
 		require.NoError(t, err)
-		require.Equal(t, group+"/supervisor", own)
+		require.Equal(t, group+"/"+spec.Pod, own)
 
 		require.ErrorIs(t, l.Launch(t.Context(), spec), errdefs.ErrAlreadyExists)
 		pods, err := l.List(t.Context(), []string{parent})

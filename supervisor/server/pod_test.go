@@ -33,7 +33,7 @@ func TestShutdownLeavesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 9, exit.Signal)
 	require.Empty(t, cgroup.Procs(p.cgroup))
-	require.Subset(t, []string{"supervisor"}, cgroup.Children(p.cgroup))
+	require.Subset(t, []string{p.id}, cgroup.Children(p.cgroup))
 	left, err := os.ReadDir(p.runDir)
 	require.NoError(t, err)
 	require.Empty(t, left)

@@ -202,7 +202,9 @@ func (s *Server) enterCgroup() error {
 	return cgroup.Join(s.supervisorCgroup(), os.Getpid())
 }
 
-func (s *Server) supervisorCgroup() string { return filepath.Join(s.spec.Cgroup, "supervisor") }
+// supervisorCgroup bears the pod's id: cAdvisor and the kubelet look for a pod's own
+// share, and for its network, in a group of that name.
+func (s *Server) supervisorCgroup() string { return filepath.Join(s.spec.Cgroup, s.spec.Stage1.ID) }
 
 // watchInstance ends the pod when its instance has ended.
 func (s *Server) watchInstance() {
