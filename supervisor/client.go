@@ -156,17 +156,36 @@ func (c *Client) ReopenLog(ctx context.Context, name string) error {
 // the app, until the app has exited and all was written, or ctx ends. A nil file
 // is left out; an app with a TTY has all its output on stdout. The files are pipe
 // or socket ends and stay the caller's; the supervisor holds copies until the end.
+//
+// A reader that does not keep up loses output, and is told in its place how much;
+// the app never waits.
 func (c *Client) Attach(ctx context.Context, name string, stdin, stdout, stderr *os.File) error {
-	files, done, err := orNull(stdin, stdout, stderr)
+	wait, err := c.BeginAttach(name, stdin, stdout, stderr)
 	if err != nil {
 		return err
+	}
+	return wait(ctx)
+}
+
+// BeginAttach is Attach for callers who close their copies of the files once the
+// supervisor has its own, which is when it returns. wait must be called.
+func (c *Client) BeginAttach(name string, stdin, stdout, stderr *os.File) (wait func(context.Context) error, err error) {
+	files, done, err := orNull(stdin, stdout, stderr)
+	if err != nil {
+		return nil, err
 	}
 	defer done()
 	if stdin == nil {
 		files = files[1:]
 	}
-	_, err = c.call(ctx, Request{Op: OpAttach, Name: name, Stdin: stdin != nil}, files...)
-	return err
+	id, answers, err := c.send(Request{Op: OpAttach, Name: name, Stdin: stdin != nil}, files...)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		_, err := c.await(ctx, id, answers)
+		return err
+	}, nil
 }
 
 // Status returns a snapshot of the pod.

@@ -22,8 +22,8 @@ func (s *Server) attach(ctx context.Context, a *app, req supervisor.Request, fil
 	if err := wantFiles(req, files, want); err != nil {
 		return err
 	}
-	if req.Stdin && a.stdin == nil {
-		return fmt.Errorf("attach to app %s: it has no stdin: %w", a.spec.Name, errdefs.ErrFailedPrecondition)
+	if !a.is(supervisor.AppRunning) {
+		return fmt.Errorf("attach to app %s: it is not running: %w", a.spec.Name, errdefs.ErrFailedPrecondition)
 	}
 	own := make([]*os.File, 0, want)
 	defer func() { supervisor.CloseAll(own) }()
@@ -35,20 +35,29 @@ func (s *Server) attach(ctx context.Context, a *app, req supervisor.Request, fil
 		files[i] = nil
 		own = append(own, nb)
 	}
-	k := &sink{stdout: own[want-2], stderr: own[want-1], gone: make(chan struct{})}
+	var input *os.File // the app's stdin, for this client alone
+	if req.Stdin {
+		var err error
+		if input, err = a.stdin.open(); err != nil {
+			return fmt.Errorf("attach to app %s: stdin: %w", a.spec.Name, err)
+		}
+	}
+	k := newSink(own[want-2], own[want-1], a.spec.TTY)
 	a.sinks.add(k)
 	defer a.sinks.remove(k)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	if req.Stdin {
-		defer own[0].Close() // ends the copy
-		wg.Go(func() { a.stdin.copyFrom(own[0]) })
+	if input != nil {
+		reading, stop := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		wg.Go(func() { a.stdin.copy(reading, input, own[0]) })
+		defer wg.Wait()
+		defer stop()
 	}
 	select {
 	case <-k.gone:
 	case <-a.exited:
 	case <-ctx.Done():
 	}
+	k.finish(ctx)
 	return nil
 }
 

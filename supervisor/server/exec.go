@@ -198,8 +198,27 @@ func (s *Server) joinBeforeExec(a *app) (dirs []string) {
 	return dirs
 }
 
+// hangupTime is how long a process on a terminal may take to end once its asker has
+// gone, before it is killed.
+const hangupTime = 5 * time.Second
+
+// hangUp gives up our side of an exec's terminal, as its asker has done or does: the
+// kernel then sends SIGHUP. It waits until the process has ended, or for too long.
+func (s *Server) hangUp(sess *session) {
+	if sess.tty == nil {
+		return
+	}
+	sess.tty.Close()
+	timer := time.NewTimer(hangupTime)
+	defer timer.Stop()
+	select {
+	case <-sess.proc.Done():
+	case <-timer.C:
+	}
+}
+
 // waitExec waits for the end of an exec and gives its slot back. At the timeout,
-// or when ctx is done, the whole tree is killed.
+// or when ctx is done, the whole tree is killed; on a terminal it is hung up first.
 func (s *Server) waitExec(ctx context.Context, sess *session, timeout time.Duration) supervisor.Exit {
 	var late <-chan time.Time
 	if timeout > 0 {
@@ -214,6 +233,7 @@ func (s *Server) waitExec(ctx context.Context, sess *session, timeout time.Durat
 		timedOut = true
 		s.killExec(sess)
 	case <-ctx.Done():
+		s.hangUp(sess)
 		s.killExec(sess)
 	}
 	st := sess.proc.Status()

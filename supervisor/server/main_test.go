@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
+	defer alone()()
 	sweep()
 	dir, err := os.MkdirTemp("", mark)
 	if err != nil {
@@ -65,6 +66,19 @@ func TestMain(m *testing.M) {
 	os.RemoveAll(dir)
 	sweep()
 	os.Exit(code)
+}
+
+// alone waits until no other run of these tests is under way on this machine: it
+// would take what that one has made for remains. The lock ends with the process.
+func alone() (unlock func()) {
+	f, err := os.Create("/run/lock-" + mark)
+	if err != nil {
+		panic(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		panic(err)
+	}
+	return func() { f.Close() }
 }
 
 func runInside() int {

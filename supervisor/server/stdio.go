@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,19 +54,35 @@ type stream struct {
 	sinks *sinks
 }
 
-// run blocks until the end of the stream or the source's read deadline.
+// maxPipe is the most that a pipe holds, unless its owner may raise the limit.
+const maxPipe = 1 << 20
+
+// run blocks until the end of the stream. Past the source's read deadline it still
+// takes what lies in the pipe, however long the reader was held up by the log: only
+// what is written by somebody else, later, is left.
 func (s *stream) run() {
 	conn, err := s.src.SyscallConn()
 	if err != nil {
 		return
 	}
-	for s.step(conn.Read) {
+	for s.step(conn.Read) > 0 {
+	}
+	atOnce := func(read func(fd uintptr) bool) error {
+		return conn.Control(func(fd uintptr) { read(fd) })
+	}
+	for left := maxPipe; left > 0; {
+		n := s.step(atOnce)
+		if n <= 0 {
+			break
+		}
+		left -= n
 	}
 	s.lines.finish()
 }
 
-// step waits for output without holding a buffer, then reads once.
-func (s *stream) step(wait func(func(fd uintptr) bool) error) bool {
+// step waits for output without holding a buffer, then reads once. It returns how
+// much it read, 0 at the end.
+func (s *stream) step(wait func(func(fd uintptr) bool) error) int {
 	var buf *[]byte
 	var n int
 	var rerr error
@@ -85,71 +100,13 @@ func (s *stream) step(wait func(func(fd uintptr) bool) error) bool {
 		return true
 	})
 	if buf == nil {
-		return false // closed, or past its deadline
+		return 0 // closed, past its deadline, or nothing there
 	}
 	defer chunks.Put(buf)
 	if err != nil || rerr != nil || n <= 0 { // EIO: a terminal whose other side is gone
-		return false
+		return 0
 	}
 	s.lines.feed((*buf)[:n])
 	s.sinks.write(s.lines.stream, (*buf)[:n])
-	return true
-}
-
-// sinkPatience is how long an attached reader may take no byte at all before it is
-// dropped, so that it cannot hold up the app for ever.
-const sinkPatience = 10 * time.Second
-
-// sinks are the files of all who are attached to an app.
-type sinks struct {
-	mu  sync.Mutex
-	all map[*sink]bool // guarded by mu
-}
-
-// sink is one attached client. gone is closed when it must end.
-type sink struct {
-	stdout, stderr *os.File
-	once           sync.Once
-	gone           chan struct{}
-}
-
-func (k *sink) drop() { k.once.Do(func() { close(k.gone) }) }
-
-func (s *sinks) add(k *sink) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.all == nil {
-		s.all = map[*sink]bool{}
-	}
-	s.all[k] = true
-}
-
-func (s *sinks) remove(k *sink) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.all, k)
-}
-
-func (s *sinks) list() (out []*sink) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for k := range s.all {
-		out = append(out, k)
-	}
-	return out
-}
-
-// write copies output to all sinks; one that fails is dropped.
-func (s *sinks) write(stream string, b []byte) {
-	for _, k := range s.list() {
-		f := k.stdout
-		if stream == "stderr" {
-			f = k.stderr
-		}
-		_ = f.SetWriteDeadline(time.Now().Add(sinkPatience)) // no deadline on what cannot block
-		if _, err := f.Write(b); err != nil {
-			k.drop()
-		}
-		_ = f.SetWriteDeadline(time.Time{}) // else its timer would wake us up later
-	}
+	return n
 }
