@@ -2,13 +2,11 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -41,6 +39,7 @@ type app struct {
 	stdin   *stdin   // nil if the app has none
 
 	created time.Time
+	waiting program       // what the first process is before the app itself is started in it
 	exited  chan struct{} // closed once the exit is on disk
 
 	busy chan struct{} // holds a token while start, update or remove work on it
@@ -147,6 +146,7 @@ func (s *Server) bringUp(ctx context.Context, a *app) (err error) {
 	if a.proc, err = claim.Adopt(pid); err != nil {
 		return err
 	}
+	a.waiting = programOf(a.proc)
 	if console != nil {
 		if a.tty, err = console.receive(ctx); err != nil {
 			return err
@@ -290,40 +290,6 @@ func (s *Server) startApp(ctx context.Context, a *app) (time.Time, error) {
 		a.state = supervisor.AppRunning
 	}
 	return now, nil
-}
-
-// stopApp signals, waits and kills. It is safe beside itself.
-func (s *Server) stopApp(ctx context.Context, a *app, sig syscall.Signal, grace time.Duration) (supervisor.Exit, error) {
-	if grace > 0 && sig != unix.SIGKILL && a.is(supervisor.AppRunning) {
-		if err := a.proc.Signal(sig); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
-			return supervisor.Exit{}, fmt.Errorf("stop app %s: %w", a.spec.Name, err)
-		}
-		timer := time.NewTimer(grace)
-		defer timer.Stop()
-		select {
-		case <-a.exited:
-			return a.exit, nil
-		case <-timer.C:
-		case <-ctx.Done():
-			return supervisor.Exit{}, ctx.Err()
-		}
-	}
-	a.kill(ctx)
-	select {
-	case <-a.exited:
-		return a.exit, nil
-	case <-ctx.Done():
-		return supervisor.Exit{}, ctx.Err()
-	}
-}
-
-// kill ends all that is in the app's cgroup, and its first process even if that has
-// left the cgroup.
-func (a *app) kill(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, killTime)
-	defer cancel()
-	_ = a.proc.Signal(unix.SIGKILL)     // it may have exited
-	_ = cgroup.Kill(ctx, a.spec.Cgroup) // watch does so again and reports
 }
 
 // removeApp forgets an app that does not run. An unknown one is removed already.

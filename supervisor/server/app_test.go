@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -71,6 +72,32 @@ func TestStopSendsTheSignalThenKillsAfterGrace(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, exit, again, "stopping twice returns the same exit")
 	require.Empty(t, cgroup.Procs(spec.Cgroup))
+}
+
+// A runtime whose start returns before the app's program runs, as all do by a little.
+func TestStopSignalReachesTheAppAndNotTheRuntimesInit(t *testing.T) {
+	for _, runtime := range []string{"/usr/sbin/runc", "/usr/bin/crun"} {
+		t.Run(filepath.Base(runtime), func(t *testing.T) {
+			dir := t.TempDir()
+			late, goOn := filepath.Join(dir, filepath.Base(runtime)), filepath.Join(dir, "go-on")
+			require.NoError(t, os.WriteFile(late, []byte("#!/bin/sh\ncase \" $* \" in\n*' start '*) (until [ -e "+goOn+" ]; do sleep 0.05; done; exec "+runtime+" \"$@\") & ;;\n*) exec "+runtime+" \"$@\" ;;\nesac\n"), 0o755))
+			p := launch(t, supervisor.Spec{Runtime: late})
+			p.run("a", appConfig{Args: []string{"/bin/sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"}})
+			stopped := make(chan supervisor.Exit, 1)
+			go func() {
+				exit, err := p.StopApp(t.Context(), "a", int(unix.SIGTERM), 3*time.Second)
+				assert.NoError(t, err)
+				stopped <- exit
+			}()
+			time.Sleep(300 * time.Millisecond) // the stop is under way; if it is not yet, the test proves less
+			require.NoError(t, os.WriteFile(goOn, nil, 0o600))
+
+			exit := <-stopped
+
+			// The shell may be asked before it listens: then it is killed.
+			require.True(t, exit.Code == 7 || exit.Signal == 9, "code %d, signal %d", exit.Code, exit.Signal)
+		})
+	}
 }
 
 func TestLaterStopShortensTheGrace(t *testing.T) {
