@@ -12,6 +12,8 @@ import (
 
 // Result is what a network gave to a pod.
 type Result struct {
+	// Network is its name.
+	Network string
 	// IPs are the pod's addresses in the network's order, at least one. The first
 	// is the pod's primary one.
 	IPs []netip.Addr
@@ -63,7 +65,7 @@ func (r *record) readResult() (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	var result Result
+	result := Result{Network: r.Network}
 	inPod := make(map[int]int) // an interface's index in answer to that in result
 	for i, iface := range answer.Interfaces {
 		if iface.Sandbox != "" {
