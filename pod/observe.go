@@ -251,3 +251,8 @@ func (o *Observer) WaitGone(ctx context.Context, id ID) error {
 		}
 	}
 }
+
+// SupervisorSocket is where a pod's supervisor listens.
+func (o *Observer) SupervisorSocket(id ID) string {
+	return filepath.Join(o.cfg.RunDir, string(id), supervisor.SocketName)
+}
