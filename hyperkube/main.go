@@ -39,7 +39,7 @@ func commands() []command {
 	all := []command{{"kubelet", "the Kubernetes node agent, with a container runtime inside (feature gate " + kubelet.Gate + ")", runKubelet}}
 	all = append(all, components()...)
 	return append(all, []command{
-		{"rkt", "the operator's view of the node's images", runRkt},
+		{"rkt", "the operator's view of the node's pods and images", runRkt},
 		{"local-up", "start a node on this machine", func(args []string) int { return runCobra(local.NewUpCommand(), args) }},
 		{"local-down", "stop that node and remove it", func(args []string) int { return runCobra(local.NewDownCommand(), args) }},
 		{"version", "print the versions of Kubernetes and of " + rktshim.Name, printVersion},

@@ -1,5 +1,5 @@
-// Command rkt is the operator's view of a node: its images, in the same store
-// that the kubelet uses, whether or not that runs.
+// Command rkt is the operator's view of a node: its pods and images, as the kubelet
+// has them, whether or not that runs.
 package main
 
 import (

@@ -10,14 +10,16 @@
 // to standard output, progress and errors to standard error, each line of which
 // starts with the command's last word ("fetch: ..."). Where this rkt differs:
 //
-//   - Ids are "sha256:" and 64 digits, of the image's config, as the CRI and the
+//   - Image ids are "sha256:" and 64 digits, of the image's config, as the CRI and the
 //     kubelet name images. The short form has 12 digits.
 //   - JSON has full ids with or without --full, an empty list is [] and not
 //     null, so that `jq '.[]'` works on an empty store, and an image's other
 //     names are in "names".
 //   - Wrong arguments give one line that says what is wrong, not the usage text.
 //
-// Exit codes: 0 done; 2 rkt without a command; 254 everything else.
+// Exit codes: 0 done; 2 rkt without a command; 1 failures of the app commands;
+// enter has that of the command that it ran, and ends by the signal that ended it;
+// 254 everything else.
 package cli
 
 import (
@@ -57,28 +59,34 @@ func New() *cobra.Command {
 	g := &global{}
 	root := &cobra.Command{
 		Use:   "rkt COMMAND",
-		Short: "Look after the images of this node",
-		Long: `rkt looks after the images of this node, in the store that the kubelet uses.
-It works beside a running kubelet and without one.`,
-		Example: `  rkt fetch docker://registry.example.com/app:1.2
-  rkt fetch ./app.aci
-  rkt image list`,
+		Short: "Look after the pods and images of this node",
+		Long: `rkt looks after the pods and images of this node, as the kubelet has them. It works
+beside a running kubelet, beside one that hangs, and without one. Pods are named by
+the start of their UUID.`,
+		Example: `  rkt list
+  rkt enter --app=web 5bc080ca /bin/sh
+  rkt logs -f 5bc080ca
+  rkt fetch docker://registry.example.com/app:1.2`,
 		SilenceErrors: true, // Exit prints them
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE:          group,
 		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
 			g.logLibraries(cmd.ErrOrStderr())
+			g.logEngine(cmd.ErrOrStderr())
 		},
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&g.dir, "dir", rundir.DefaultDir, "`DIR` of rkt's data; the kubelet's must be the same")
 	flags.StringVar(&g.runDir, "run-dir", "", "`DIR` of what must vanish at reboot (default: the one that the node of --dir uses)")
-	flags.BoolVar(&g.debug, "debug", false, "print what the image and storage libraries log")
+	flags.BoolVar(&g.debug, "debug", false, "print what the pod engine and the image and storage libraries log")
 	flags.Var(&g.insecure, "insecure-options", insecureUsage)
 
 	image := imageCommand(g)
 	root.AddCommand(fetchCommand(g), image, versionCommand(), workerCommand())
+	root.AddCommand(podsCommand(g), podStatusCommand(g), appCommand(g), podManifestCommand(g))
+	root.AddCommand(enterCommand(g), attachCommand(g), logsCommand(g))
+	root.AddCommand(stopCommand(g), podRmCommand(g), podGCCommand(g))
 	image.AddCommand(listCommand(g), rmCommand(g), gcCommand(g), verifyCommand(g), catManifestCommand(g), exportCommand(g))
 	hidden := fetchCommand(g)
 	hidden.Hidden = true // rkt's alias of rkt fetch
@@ -115,6 +123,16 @@ func Exit(cmd *cobra.Command, err error) int {
 	case errors.Is(err, errNoCommand):
 		return exitNoWord
 	}
+	code := exitFailure
+	var own *exitError
+	if errors.As(err, &own) {
+		if own.signal != 0 {
+			endBy(own.signal)
+		}
+		if code = own.code; own.err == nil {
+			return code
+		}
+	}
 	text := err.Error()
 	if errors.Is(err, context.Canceled) {
 		text = "interrupted"
@@ -122,7 +140,7 @@ func Exit(cmd *cobra.Command, err error) int {
 	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
 		note(cmd, "%s", line)
 	}
-	return exitFailure
+	return code
 }
 
 // note prints one line on standard error, under the command's name.

@@ -103,7 +103,7 @@ func TestErrorsOfSeveralLinesAllCarryTheCommand(t *testing.T) {
 func TestVersionHasRktsLines(t *testing.T) {
 	code, stdout, _ := run(t, "version")
 	require.Equal(t, 0, code)
-	require.Regexp(t, `^rkt Version: `+regexp.QuoteMeta(version.Version)+`\nappc Version: 0\.8\.11\nGo Version: go1\..+\nGo OS/Arch: linux/.+\n$`, stdout)
+	require.Regexp(t, `^rkt Version: `+regexp.QuoteMeta(version.Version)+`\nappc Version: 0\.8\.11\nGo Version: go1\..+\nGo OS/Arch: linux/.+\nFeatures: -TPM -SDJOURNAL\n$`, stdout)
 }
 
 func TestEveryCommandIsDocumentedAndItsExamplesParse(t *testing.T) {

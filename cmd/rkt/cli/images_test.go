@@ -227,7 +227,7 @@ func TestOnlyRootMayTouchTheStore(t *testing.T) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	out, err := cmd.CombinedOutput()
 	require.Error(t, err)
-	require.Equal(t, "list: the image store belongs to root: run this as root\n", string(out))
+	require.Equal(t, "list: pods and images belong to root: run this as root\n", string(out))
 }
 
 func TestOnlyAFetchMakesAStore(t *testing.T) {

@@ -26,7 +26,7 @@ func (g *global) folders() (rundir.Folders, error) {
 	}
 	f, err := rundir.Find(g.dir, g.runDir)
 	if err == nil && os.Geteuid() != 0 {
-		err = errors.New("the image store belongs to root: run this as root")
+		err = errors.New("pods and images belong to root: run this as root")
 	}
 	return f, err
 }

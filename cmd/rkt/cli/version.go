@@ -20,7 +20,7 @@ func versionCommand() *cobra.Command {
 		Example: "  rkt version",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "rkt Version: %s\nappc Version: %s\nGo Version: %s\nGo OS/Arch: %s/%s\n",
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "rkt Version: %s\nappc Version: %s\nGo Version: %s\nGo OS/Arch: %s/%s\nFeatures: -TPM -SDJOURNAL\n",
 				version.Version, appcVersion, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
