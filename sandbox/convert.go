@@ -11,8 +11,6 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-func wrap(field string, err error) error { return fmt.Errorf("%s: %w", field, err) }
-
 // cgroupParent converts CRI's cgroupfs path to what the launcher takes: with
 // systemd the name of a slice, else an absolute path. A path may already end in a
 // slice, as the kubelet's do when its cgroup driver is systemd.
