@@ -21,7 +21,8 @@
 // On disk, below Config.Root: storage's own folders (overlay, overlay-layers,
 // overlay-images, overlay-containers, *.lock) and the folder rkt with what this
 // package adds: pull.lock, damaged/ (marks of Verify), used/ (when images were
-// last used), replaced/ (old files of repaired layers that containers have mounted).
+// last used), replaced/ (old files of repaired layers that containers have mounted),
+// roots/ (the roots of containers, see plainroot.go).
 //
 // # Reexec
 //

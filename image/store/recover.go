@@ -97,6 +97,9 @@ func (s *Store) removeLeftovers() error {
 			return err
 		}
 	}
+	if err := s.sweepRoots(); err != nil {
+		return err
+	}
 	if err := s.removeHalfImages(); err != nil {
 		return err
 	}
@@ -217,7 +220,7 @@ func (s *Store) neededLayers(layers []storage.Layer) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	containers, err := s.lib.Containers()
+	roots, err := s.Roots()
 	if err != nil {
 		return nil, err
 	}
@@ -237,8 +240,8 @@ func (s *Store) neededLayers(layers []storage.Layer) (map[string]bool, error) {
 			mark(id)
 		}
 	}
-	for _, c := range containers {
-		mark(c.LayerID)
+	for _, r := range roots {
+		mark(r.layer)
 	}
 	return needed, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"go.podman.io/storage"
+	"golang.org/x/sys/unix"
 )
 
 // Remove deletes the image that ref finds, with all its names, and the layers
@@ -26,6 +27,11 @@ func (s *Store) Remove(ref string) error {
 	if err != nil {
 		return fmt.Errorf("remove image: %w", err)
 	}
+	unlock, err := s.lockRoots(unix.LOCK_EX) // from the look for users on, until it is gone
+	if err != nil {
+		return fmt.Errorf("remove image %s: %w", img.ID, err)
+	}
+	defer unlock()
 	users, err := s.RootsOf(img.ID)
 	if err != nil {
 		return fmt.Errorf("remove image %s: %w", img.ID, err)

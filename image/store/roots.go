@@ -23,7 +23,9 @@ type Root struct {
 	ImageID string
 	// Created is when the root was made.
 	Created time.Time
-	layer   string
+
+	layer string // the topmost of those that it stands on, or its own above these
+	diff  string // path of what was written to it
 }
 
 // RootOptions are what a root is made with.
@@ -43,12 +45,35 @@ func (s *Store) CreateRoot(ctx context.Context, id, imageID string, opts RootOpt
 	if err := ctx.Err(); err != nil {
 		return Root{}, fmt.Errorf("create root %s: %w", id, err)
 	}
-	if id == "" {
-		return Root{}, fmt.Errorf("create root: id is empty: %w", errdefs.ErrInvalidArgument)
+	if !isRootID(id) {
+		return Root{}, fmt.Errorf("create root: %q is no id: %w", id, errdefs.ErrInvalidArgument)
 	}
+	unlock, err := s.lockRoots(unix.LOCK_SH)
+	if err != nil {
+		return Root{}, fmt.Errorf("create root %s: %w", id, err)
+	}
+	defer unlock()
 	img, err := s.Get(imageID)
 	if err != nil {
 		return Root{}, fmt.Errorf("create root %s: %w", id, err)
+	}
+	var r Root
+	if s.fitsPlain(id, img, &opts) {
+		r, err = s.createPlain(id, img)
+	} else {
+		r, err = s.createContainer(id, img, &opts)
+	}
+	if err != nil {
+		return Root{}, fmt.Errorf("create root %s of image %s: %w", id, img.ID, err)
+	}
+	s.touch(img)
+	return r, nil
+}
+
+// createContainer makes a root that is a container of the library.
+func (s *Store) createContainer(id string, img *Image, opts *RootOptions) (Root, error) {
+	if s.hasPlain(id) {
+		return Root{}, errdefs.ErrAlreadyExists
 	}
 	co := &storage.ContainerOptions{MountOpts: opts.MountOptions}
 	if len(opts.UIDMap) > 0 || len(opts.GIDMap) > 0 {
@@ -62,26 +87,31 @@ func (s *Store) CreateRoot(ctx context.Context, id, imageID string, opts RootOpt
 	c, err := s.lib.CreateContainer(id, nil, img.Hex(), "", "", co)
 	switch {
 	case errors.Is(err, storage.ErrDuplicateID):
-		return Root{}, fmt.Errorf("create root %s: %w: %w", id, err, errdefs.ErrAlreadyExists)
+		return Root{}, fmt.Errorf("%w: %w", err, errdefs.ErrAlreadyExists)
 	case errors.Is(err, storage.ErrImageUnknown):
-		return Root{}, fmt.Errorf("create root %s of image %s: %w", id, img.ID, errdefs.ErrNotFound)
+		return Root{}, errdefs.ErrNotFound
 	case err != nil:
-		return Root{}, fmt.Errorf("create root %s of image %s: %w", id, img.ID, err)
+		return Root{}, err
 	}
-	s.touch(img)
-	return rootOf(c), nil
+	return s.rootOf(c), nil
 }
 
-func rootOf(c *storage.Container) Root {
-	return Root{ID: c.ID, ImageID: "sha256:" + c.ImageID, Created: c.Created, layer: c.LayerID}
+func (s *Store) rootOf(c *storage.Container) Root {
+	return Root{ID: c.ID, ImageID: "sha256:" + c.ImageID, Created: c.Created, layer: c.LayerID, diff: s.diffPath(c.LayerID)}
 }
 
-// Mount mounts a root and gives the path of its filesystem. Each Mount needs
-// an Unmount, unless RemoveRoot follows. The error is NotFound if there is no
-// such root.
+// Mount mounts a root, unless it is mounted, and gives the path of its filesystem.
+// The error is NotFound if there is no such root.
 func (s *Store) Mount(ctx context.Context, id string) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", fmt.Errorf("mount root %s: %w", id, err)
+	}
+	if r, ok := s.plain(id); ok {
+		path, err := s.mountPlain(&r)
+		if err != nil {
+			return "", fmt.Errorf("mount root %s: %w", id, err)
+		}
+		return path, nil
 	}
 	c, err := s.container(id)
 	if err != nil {
@@ -105,12 +135,19 @@ func (s *Store) Mount(ctx context.Context, id string) (string, error) {
 	return path, nil
 }
 
-// Unmount takes back one Mount. A root that is not mounted, or gone, gives nil.
+// Unmount takes back a Mount; a root with shifted owners, a label or options needs
+// one for each. A root that is not mounted, or gone, gives nil.
 func (s *Store) Unmount(_ context.Context, id string) error {
 	return s.unmount(id, false)
 }
 
 func (s *Store) unmount(id string, all bool) error {
+	if s.hasPlain(id) {
+		if err := s.unmountPlain(id); err != nil {
+			return fmt.Errorf("unmount root %s: %w", id, err)
+		}
+		return nil
+	}
 	c, err := s.container(id)
 	if errdefs.IsNotFound(err) {
 		return nil
@@ -128,6 +165,13 @@ func (s *Store) unmount(id string, all bool) error {
 // RemoveRoot unmounts a root, however often it was mounted, and deletes it with
 // everything that was written to it. Removing one that is not there gives nil.
 func (s *Store) RemoveRoot(_ context.Context, id string) error {
+	if s.hasPlain(id) {
+		if err := s.removePlain(id); err != nil {
+			return fmt.Errorf("remove root %s: %w", id, err)
+		}
+		s.usage.dropRoot(id)
+		return nil
+	}
 	c, err := s.container(id)
 	if errdefs.IsNotFound(err) {
 		return nil
@@ -152,9 +196,12 @@ func (s *Store) Roots() ([]Root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list roots: %w", err)
 	}
-	roots := make([]Root, 0, len(containers))
+	roots, err := s.plains()
+	if err != nil {
+		return nil, fmt.Errorf("list roots: %w", err)
+	}
 	for i := range containers {
-		roots = append(roots, rootOf(&containers[i]))
+		roots = append(roots, s.rootOf(&containers[i]))
 	}
 	return roots, nil
 }

@@ -68,7 +68,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("open image store %s: %w", cfg.Root, err)
 	}
 	s := &Store{cfg: cfg, lib: lib, bootID: string(boot[:len(boot)-1]), release: release}
-	for _, dir := range []string{damagedDir, usedDir, replacedDir} {
+	for _, dir := range []string{damagedDir, usedDir, replacedDir, rootsDir} {
 		if err := os.MkdirAll(s.own(dir), 0o700); err != nil {
 			release()
 			return nil, fmt.Errorf("open image store %s: %w", cfg.Root, err)

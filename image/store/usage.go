@@ -96,7 +96,7 @@ func (s *Store) MeasureRoots(ctx context.Context, maxAge time.Duration) error {
 			found[r.ID] = known
 			continue
 		}
-		u, err := directory.Usage(s.diffPath(r.layer))
+		u, err := directory.Usage(r.diff)
 		if isNotExist(err) {
 			continue // removed meanwhile
 		}
