@@ -21,7 +21,7 @@ func testNode() *Node {
 	return &Node{Capabilities: append(slices.Clone(defaultCaps), "CAP_NET_ADMIN"), OOMScoreMin: -1000, RecursiveReadOnly: true}
 }
 
-func testPlace(t *testing.T) *pod.Place {
+func testPlace(t testing.TB) *pod.Place {
 	root := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(root, "etc"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0::/root:/bin/sh\nweb:x:33:34::/:/bin/sh\n"), 0o644))

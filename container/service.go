@@ -63,6 +63,7 @@ type Service struct {
 	images images
 
 	filters filters
+	kept    keptItems
 }
 
 // New returns a service for a node, see LocalNode.

@@ -118,7 +118,7 @@ func (fakeImages) ContainerImage(_ context.Context, ref string) (Image, error) {
 	return Image{ID: "sha256:1", Ref: "busybox@sha256:2", Cmd: []string{"sh"}, StopSignal: "SIGINT"}, nil
 }
 
-func newService(t *testing.T) (*Service, *fakeApps) {
+func newService(t testing.TB) (*Service, *fakeApps) {
 	place := testPlace(t)
 	f := &fakeApps{pod: pod.Pod{ID: "p1", State: pod.Running, Spec: &pod.Spec{Flavor: "lean", LogDir: "/var/log/pods/x"}}, place: place, apps: map[pod.AppID]*pod.App{}}
 	return New(*testNode(), f, fakeImages{}), f

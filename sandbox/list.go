@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -44,22 +45,57 @@ func (s *Service) list(filter *runtimeapi.PodSandboxFilter) ([]*runtimeapi.PodSa
 	pods := s.pods.Pods(func(p *pod.Pod) bool { return matches(p, filter) })
 	out := make([]*runtimeapi.PodSandbox, 0, len(pods))
 	for i := range pods {
-		p := &pods[i]
-		kept, err := extraOf(p.Spec)
+		item, err := s.kept.item(&pods[i])
 		if err != nil {
-			return nil, fmt.Errorf("list sandbox %s: %w", p.ID, err)
+			return nil, fmt.Errorf("list sandbox %s: %w", pods[i].ID, err)
 		}
-		out = append(out, &runtimeapi.PodSandbox{
-			Id:             string(p.ID),
-			Metadata:       metadata(p),
-			State:          stateOf(p),
-			CreatedAt:      p.CreatedAt.UnixNano(),
-			Labels:         p.Spec.Labels,
-			Annotations:    p.Spec.Annotations,
-			RuntimeHandler: kept.Handler,
-		})
+		out = append(out, item)
 	}
 	return out, nil
+}
+
+// maxKept bounds how many items are kept; a node has fewer sandboxes.
+const maxKept = 1024
+
+// keptItems keeps what lists have answered, because the kubelet asks every second and
+// little changes: making an item anew means to read JSON. Items are shared by all
+// answers and never change.
+type keptItems struct {
+	mu    sync.Mutex
+	items map[pod.ID]keptItem // guarded by mu
+}
+
+// keptItem holds as long as the pod has the same spec and state.
+type keptItem struct {
+	spec  *pod.Spec
+	state pod.State
+	item  *runtimeapi.PodSandbox
+}
+
+func (l *keptItems) item(p *pod.Pod) (*runtimeapi.PodSandbox, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if got, ok := l.items[p.ID]; ok && got.spec == p.Spec && got.state == p.State {
+		return got.item, nil
+	}
+	kept, err := extraOf(p.Spec)
+	if err != nil {
+		return nil, err
+	}
+	item := &runtimeapi.PodSandbox{
+		Id:             string(p.ID),
+		Metadata:       metadata(p),
+		State:          stateOf(p),
+		CreatedAt:      p.CreatedAt.UnixNano(),
+		Labels:         p.Spec.Labels,
+		Annotations:    p.Spec.Annotations,
+		RuntimeHandler: kept.Handler,
+	}
+	if l.items == nil || len(l.items) >= maxKept {
+		l.items = map[pod.ID]keptItem{}
+	}
+	l.items[p.ID] = keptItem{p.Spec, p.State, item}
+	return item, nil
 }
 
 func matches(p *pod.Pod, f *runtimeapi.PodSandboxFilter) bool {

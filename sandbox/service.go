@@ -60,6 +60,7 @@ type Service struct {
 	pods      pods
 	container ContainerStatus
 	usages    usages
+	kept      keptItems
 }
 
 // New checks the configuration.
