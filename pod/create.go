@@ -97,11 +97,9 @@ func (e *Engine) createApp(ctx context.Context, pod ID, spec *AppSpec, configure
 		}
 	}()
 	undo.Push("remove what was made", func(ctx context.Context) error { return e.dismantleAppLocked(ctx, pod, id) })
+	// The folder's name announces the root: a folder without a record is one half made.
 	bundle := filepath.Join(e.appDir(pod, id), "bundle")
 	if err := os.MkdirAll(bundle, 0o700); err != nil {
-		return "", err
-	}
-	if err := rec.write(e.appDir(pod, id)); err != nil {
 		return "", err
 	}
 	if err := e.configure(ctx, &rec, bundle, configure); err != nil {

@@ -8,13 +8,14 @@ import (
 	"github.com/rktnetes/rktshim/internal/atomicfile"
 )
 
-// WriteSpec writes the spec into the pod's folder for its supervisor to read.
+// WriteSpec writes the spec into the folder of a pod that nobody knows of yet, for
+// its supervisor to read. It is not synced: no supervisor outlives a power loss.
 func WriteSpec(podDir string, s Spec) error {
 	doc, err := s.MarshalJSON()
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(podDir, SpecName), doc, 0o600)
+	return os.WriteFile(filepath.Join(podDir, SpecName), doc, 0o600)
 }
 
 // ReadSpec reads what WriteSpec wrote.
