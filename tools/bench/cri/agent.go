@@ -18,7 +18,7 @@ import (
 
 // agentArg makes this program an agent: a process that has rktshim in it as the
 // kubelet has, and does the jobs that each line of its standard input is, over
-// memory. The first line makes the runtime start.
+// memory. It says when it is up; the first line makes the runtime start.
 const agentArg = "cri-agent"
 
 // agentConfig is what an agent is told.
@@ -49,6 +49,9 @@ func serveAgent(told string) error {
 	}
 	klog.SetOutput(log)
 	in, out := bufio.NewScanner(os.Stdin), json.NewEncoder(os.Stdout)
+	if err := out.Encode(answer{}); err != nil {
+		return err
+	}
 	in.Scan() // the conductor has looked at our memory
 	shim, err := rktshim.New(c.shim())
 	if err != nil {
@@ -124,7 +127,9 @@ func startAgent(c agentConfig) (*agent, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	return &agent{pid: cmd.Process.Pid, in: json.NewEncoder(in), out: json.NewDecoder(out)}, nil
+	a := &agent{pid: cmd.Process.Pid, in: json.NewEncoder(in), out: json.NewDecoder(out)}
+	_, err = a.hear()
+	return a, err
 }
 
 // do has the agent do a job; the first one only starts its runtime.
@@ -132,6 +137,10 @@ func (a *agent) do(j job) (*outcome, error) {
 	if err := a.in.Encode(j); err != nil {
 		return nil, err
 	}
+	return a.hear()
+}
+
+func (a *agent) hear() (*outcome, error) {
 	var got answer
 	if err := a.out.Decode(&got); err != nil {
 		return nil, fmt.Errorf("the agent has ended: %w", err)
