@@ -29,33 +29,36 @@ func (n *CNI) Attach(ctx context.Context, pod Pod, save Save) (_ Result, err err
 	if err != nil {
 		return Result{}, err
 	}
-	claim, err := n.claim(ctx, pod.ID)
-	if err != nil {
-		return Result{}, err
-	}
-	unfinished := false
-	defer func() { claim.release(unfinished) }()
-	chain, err := n.chain(r, claim)
-	if err != nil {
-		return Result{}, err
-	}
+	// Before the pod's file is made, which the record explains after a crash.
 	if err := r.save(ctx, save); err != nil {
 		return Result{}, err
 	}
-	unfinished = true
 	undo := undo.New(n.config.Timeout)
 	defer func() {
 		if uerr := undo.Run(ctx); uerr != nil {
 			err = fmt.Errorf("%w (undo: %v)", err, uerr)
 		}
 	}()
+	var claim *claim
+	var chain *chain
 	undo.Push("detach", func(ctx context.Context) error {
-		if err := chain.del(ctx); err != nil {
-			return err
+		if chain != nil {
+			if err := chain.del(ctx); err != nil {
+				claim.release(true)
+				return err
+			}
 		}
-		unfinished = false
+		if claim != nil {
+			claim.release(false)
+		}
 		return save(ctx, nil)
 	})
+	if claim, err = n.claim(ctx, pod.ID); err != nil {
+		return Result{}, err
+	}
+	if chain, err = n.chain(r, claim); err != nil {
+		return Result{}, err
+	}
 	result, err := n.add(ctx, chain)
 	if err != nil {
 		return Result{}, err
@@ -64,7 +67,7 @@ func (n *CNI) Attach(ctx context.Context, pod Pod, save Save) (_ Result, err err
 		return Result{}, err
 	}
 	undo.Release()
-	unfinished = false
+	claim.release(false)
 	return result, nil
 }
 

@@ -125,6 +125,33 @@ func TestAddIsUndoneIfItsResultCannotBeSaved(t *testing.T) {
 	h.requireNothingLeft()
 }
 
+// A crash between any two steps must leave no file that no record explains.
+func TestFileOfAPodIsThereOnlyWithItsRecord(t *testing.T) {
+	for name, plugin := range map[string]string{
+		"attached": `echo '{"ips": [{"address": "10.0.0.2/24"}]}'`,
+		"undone":   `[ $CNI_COMMAND = DEL ] || exit 1`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			h.plugin("witness", plugin)
+			h.uses(`{"type": "witness"}`)
+			var r records
+			var files [][]string
+			r.seen = func() { files = append(files, h.unfinished()) }
+
+			_, err := h.Attach(t.Context(), h.pod("a"), r.save)
+
+			require.Equal(t, name == "undone", err != nil)
+			require.Len(t, files, 2)
+			require.Empty(t, files[0], "made after the first record")
+			if name == "undone" {
+				require.Empty(t, files[1], "removed before the record is")
+			}
+			require.Empty(t, h.unfinished())
+		})
+	}
+}
+
 func TestSweepRemovesOnlyFilesOfUnknownPods(t *testing.T) {
 	h := newHost(t)
 	unknown := func(pod string) bool { return pod == "known" }

@@ -123,8 +123,8 @@ func (c *claim) release(unfinished bool) {
 	_ = c.file.Close()
 }
 
-// Sweep removes the files of pods that are not known. Attach leaves one if the
-// node agent dies just before it saves the first record.
+// Sweep removes the files of pods that are not known: of those whose records were
+// lost, for no record is saved after its pod's file is made, or removed before it.
 func (n *CNI) Sweep(known func(pod string) bool) error {
 	files, err := os.ReadDir(n.config.RunDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
