@@ -225,7 +225,7 @@ func (n *podNode) supervisors() map[string]int {
 	for _, f := range files {
 		b, _ := os.ReadFile(f) // nothing, if it has ended
 		argv := strings.Split(string(b), "\x00")
-		if len(argv) < 3 || !strings.HasSuffix(argv[0], "/rkt-supervisor") || filepath.Dir(argv[1]) != n.data+"/pods" {
+		if len(argv) < 3 || !strings.HasPrefix(filepath.Base(argv[0]), "rkt-supervisor") || filepath.Dir(argv[1]) != n.data+"/pods" {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
