@@ -40,8 +40,9 @@ there is to attach to; auto is all of that. An app with a terminal has tty, tty-
 and tty-out, any other stdin, stdout and stderr; the two kinds do not mix.
 
 Ctrl-C ends rkt, not the app; the app's terminal is left with Ctrl-] typed three times
-in a row, because all other keys are the app's. A reader that takes nothing for ten
-seconds is dropped. It is there without RKT_EXPERIMENT_ATTACH.`,
+in a row, because all other keys are the app's. Who does not read fast enough loses
+output and is told how much; the app never waits. It is there without
+RKT_EXPERIMENT_ATTACH.`,
 		Example: `  rkt attach 5bc080ca
   rkt attach --app=web --mode=stdout,stderr 5bc080ca
   rkt attach --mode=list 5bc080ca`,
@@ -55,7 +56,7 @@ seconds is dropped. It is there without RKT_EXPERIMENT_ATTACH.`,
 			if err != nil {
 				return err
 			}
-			if a.State != pod.Running && a.State != pod.Created {
+			if a.State != pod.Running {
 				return fmt.Errorf("app %q is %s, it must be running", a.name, a.State)
 			}
 			there := endpointsOf(a)

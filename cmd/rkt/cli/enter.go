@@ -96,11 +96,12 @@ func enter(cmd *cobra.Command, n *operator.Node, a namedApp, argv []string) erro
 		stdio = [3]*os.File{stdin, fileOf(cmd.OutOrStdout()), fileOf(cmd.ErrOrStderr())}
 	}
 	session, err := c.Exec(ctx, spec, stdio[0], stdio[1], stdio[2])
-	if errdefs.IsNotFound(err) {
-		return &exitError{code: exitNoBinary, err: fmt.Errorf("unable to open %q: no such file or directory", argv[0])}
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case ctx.Err() != nil, errdefs.IsFailedPrecondition(err), errdefs.IsUnavailable(err):
 		return err
+	default: // what the OCI runtime said, mostly that there is no such file
+		return &exitError{code: exitNoBinary, err: fmt.Errorf("unable to run %q: %w", argv[0], err)}
 	}
 	var exit pod.Exit
 	if tty {
