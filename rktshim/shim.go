@@ -19,6 +19,7 @@ import (
 	"github.com/rktnetes/rktshim/image/store"
 	"github.com/rktnetes/rktshim/internal/rundir"
 	"github.com/rktnetes/rktshim/sandbox"
+	"github.com/rktnetes/rktshim/streaming"
 	"github.com/rktnetes/rktshim/transport"
 )
 
@@ -36,6 +37,7 @@ type server struct {
 	*imageService
 	*sandboxService
 	*containerService
+	*streamingService
 	unimplemented
 }
 
@@ -44,6 +46,7 @@ type (
 	imageService     = image.Service
 	sandboxService   = sandbox.Service
 	containerService = container.Service
+	streamingService = streaming.Service
 )
 
 // unimplemented answers what is not built. It holds CRI's own types one level
@@ -106,6 +109,11 @@ func (s *Shim) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer pods.close()
+	streams, err := streaming.New(sessions{pods.engine, pods.containers})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, streams.Close()) }()
 
 	endpoints := []*transport.Endpoint{s.memory}
 	if s.cfg.CRISocket != "" {
@@ -122,12 +130,15 @@ func (s *Shim) Run(ctx context.Context) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return images.Run(ctx) })
 	g.Go(func() error { return pods.run(ctx) })
-	g.Go(func() error { return s.newServer(newNode(systemd, pods), images, pods).Serve(ctx, listeners...) })
+	g.Go(func() error { return streams.Run(ctx) })
+	g.Go(func() error {
+		return s.newServer(newNode(systemd, pods), images, pods, streams).Serve(ctx, listeners...)
+	})
 	return g.Wait()
 }
 
-func (s *Shim) newServer(n *node, images *image.Service, pods *pods) *transport.Server {
-	services := &server{node: n, imageService: images, sandboxService: pods.sandboxes, containerService: pods.containers}
+func (s *Shim) newServer(n *node, images *image.Service, pods *pods, streams *streaming.Service) *transport.Server {
+	services := &server{node: n, imageService: images, sandboxService: pods.sandboxes, containerService: pods.containers, streamingService: streams}
 	return transport.NewServer(
 		transport.ServerConfig{Grace: s.cfg.ShutdownGrace, TracerProvider: s.cfg.TracerProvider},
 		func(r grpc.ServiceRegistrar) {

@@ -48,6 +48,7 @@ var forbidden = []struct {
 	{"stage1", []string{"k8s.io/", "google.golang.org/grpc", "go.podman.io/"}, "it is linked into the resident process"},
 	{"pod", []string{"k8s.io/cri-api"}, "CRI types stop at sandbox and container"},
 	{"network", []string{"k8s.io/"}, "it knows pods as plain data"},
+	{"", []string{"k8s.io/client-go"}, "only tests are clients of a kubelet"},
 	{"", []string{"k8s.io/kubernetes"}, "only hyperkube, a module of its own, depends on Kubernetes"},
 }
 
