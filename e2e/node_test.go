@@ -260,11 +260,15 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
+func cgroupName(t *testing.T) string {
+	return cgroupPrefix + strconv.Itoa(os.Getpid()) + "-" + strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+}
+
 // testCgroup makes a cgroup for the test in every hierarchy of the machine, and
 // removes it, with what the kubelet makes below it, at the end.
 func testCgroup(t *testing.T) string {
 	t.Helper()
-	name := cgroupPrefix + strconv.Itoa(os.Getpid()) + "-" + strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	name := cgroupName(t)
 	for _, h := range hierarchies() {
 		require.NoError(t, os.MkdirAll(filepath.Join(h, name), 0o755))
 		for _, f := range []string{"cpuset.cpus", "cpuset.mems"} { // empty in a new v1 cpuset

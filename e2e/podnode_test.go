@@ -265,7 +265,7 @@ func (n *podNode) leftOfPods() (left []string) {
 	}
 	for _, h := range hierarchies() {
 		filepath.WalkDir(h, func(path string, d os.DirEntry, err error) error {
-			if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), "k8s_") && strings.Contains(path, cgroupPrefix+strconv.Itoa(os.Getpid())) {
+			if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), "k8s_") && strings.Contains(path, "/"+cgroupName(n.t)+"/") {
 				left = append(left, path)
 			}
 			return nil
