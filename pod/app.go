@@ -110,6 +110,7 @@ func (e *Engine) endIfGone(ctx context.Context, id ID) error {
 	if !gone {
 		return fmt.Errorf("the supervisor of pod %s lives but does not answer: %w", id, errdefs.ErrUnavailable)
 	}
+	e.countLost(id)
 	return e.Stop(ctx, id, 0)
 }
 

@@ -38,6 +38,7 @@ func (e *Engine) Collect(ctx context.Context) (Garbage, error) {
 		e.collectNamespaces(&g),
 		e.collectRoots(ctx, &g),
 	}
+	e.counters.collected(&g)
 	if len(g.Groups)+len(g.RunFolders)+len(g.Namespaces)+len(g.Roots) > 0 {
 		klog.FromContext(ctx).Info("Garbage collected", "groups", g.Groups, "runFolders", g.RunFolders, "namespaces", g.Namespaces, "roots", g.Roots)
 	}

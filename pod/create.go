@@ -96,7 +96,9 @@ func (e *Engine) createApp(ctx context.Context, pod ID, spec *AppSpec, configure
 			err = fmt.Errorf("%w (undo: %v)", err, uerr)
 		}
 	}()
-	undo.Push("remove what was made", func(ctx context.Context) error { return e.dismantleAppLocked(ctx, pod, id) })
+	undo.Push("remove what was made", func(ctx context.Context) error {
+		return e.counters.undone(&e.counters.creates, e.dismantleAppLocked(ctx, pod, id))
+	})
 	// The folder's name announces the root: a folder without a record is one half made.
 	bundle := filepath.Join(e.appDir(pod, id), "bundle")
 	if err := os.MkdirAll(bundle, 0o700); err != nil {

@@ -116,6 +116,7 @@ type Engine struct {
 	launches flights[identity, ID]
 	creates  flights[appIdentity, AppID]
 	meters   meters
+	counters counters
 	wake     chan struct{} // holds one token when Run has something new to do
 
 	mu      sync.Mutex
@@ -136,6 +137,7 @@ type entry struct {
 	client    *supervisor.Client // nil when not connected
 	initPID   int
 	following bool // by Run
+	lost      bool // its supervisor has gone while it ran, and was counted
 
 	retryAt    time.Time     // when Run must try again to dismantle or detach; zero: nothing to do
 	retryPause time.Duration // the last one

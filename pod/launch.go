@@ -67,7 +67,9 @@ func (e *Engine) launch(ctx context.Context, spec *Spec) (_ ID, err error) {
 	if err := e.prepare(id, spec); err != nil {
 		return "", err
 	}
-	undo.Push("remove what was made", func(ctx context.Context) error { return passDetach(ctx, id, e.doomAndDismantle(ctx, id)) })
+	undo.Push("remove what was made", func(ctx context.Context) error {
+		return e.counters.undone(&e.counters.launches, passDetach(ctx, id, e.doomAndDismantle(ctx, id)))
+	})
 	if err := e.bringUp(ctx, id, spec); err != nil {
 		return "", err
 	}

@@ -148,6 +148,7 @@ func (e *Engine) settle(ctx context.Context, id ID, rec *record) {
 	case rec.Doomed, rec.State == Prepared, rec.State == Booting:
 		if !rec.Doomed {
 			log.Info("Undoing the launch of a pod that was cut short")
+			e.counters.recovered.Add(1)
 		}
 		e.update(id, func(p *entry) { p.rec.Doomed = true }) // nobody was told of it
 		e.retryNow(id)
@@ -166,6 +167,7 @@ func (e *Engine) settleRunning(ctx context.Context, id ID) {
 	var err error
 	if e.cfg.Supervisor != "" {
 		if err = e.adopt(ctx, id); err == nil {
+			e.counters.adopted.Add(1)
 			return
 		}
 	}
@@ -173,6 +175,7 @@ func (e *Engine) settleRunning(ctx context.Context, id ID) {
 	switch {
 	case lerr == nil && gone:
 		log.Info("The pod's supervisor has gone while nobody looked")
+		e.countLost(id)
 		if err := e.end(ctx, id); err != nil {
 			log.Error(err, "The rest of a pod cannot be killed, trying again later")
 		}
@@ -252,6 +255,7 @@ func (e *Engine) adopt(ctx context.Context, id ID) error {
 func (e *Engine) undoApp(ctx context.Context, id ID, app AppID, c *supervisor.Client) {
 	log := klog.FromContext(ctx)
 	log.Info("Undoing an app that was cut short", "appID", app)
+	e.counters.recovered.Add(1)
 	_, err := c.StopApp(ctx, string(app), int(unix.SIGKILL), 0)
 	if err != nil && !errdefs.IsNotFound(err) {
 		log.Error(err, "Half an app cannot be killed", "appID", app)

@@ -108,11 +108,13 @@ func (e *Engine) follow(ctx context.Context, id ID) {
 		}
 		if gone, lerr := e.supervisorGone(id); lerr == nil && gone {
 			log.Info("The supervisor has gone, ending its pod")
+			e.countLost(id)
 			if err = e.Stop(ctx, id, 0); err == nil {
 				return
 			}
 		}
 		log.Error(err, "Lost a supervisor, trying again")
+		e.counters.reconnected.Add(1)
 		pause = min(max(2*pause, e.cfg.RetryMin), e.cfg.RetryMax)
 	}
 }
