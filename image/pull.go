@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -18,7 +19,11 @@ func (s *Service) PullImage(ctx context.Context, req *runtimeapi.PullImageReques
 	if name == "" {
 		return nil, fmt.Errorf("pull image: image.image is empty: %w", errdefs.ErrInvalidArgument)
 	}
+	start := time.Now()
 	res, err := s.puller.Pull(ctx, pull.Request{Image: name, Auth: authOf(req.GetAuth())}, nil)
+	if s.cfg.Observe != nil {
+		s.cfg.Observe(res.Fetched, time.Since(start), err)
+	}
 	if err != nil {
 		return nil, classless(ctx, err)
 	}

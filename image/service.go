@@ -30,6 +30,9 @@ type Config struct {
 	// InUse, if set, names the containers that use an image in other ways than
 	// by a root of this store; such an image is not removed.
 	InUse func(imageID string) []string
+	// Observe is told of each pull that has ended, with the bytes of layers that came
+	// from the registry. Nil: nobody is told.
+	Observe func(fetched int64, took time.Duration, err error)
 }
 
 // DefaultConfig is a node's.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -20,6 +21,7 @@ type chain struct {
 	plugins []*libcni.PluginConfig
 	exec    *plugins
 	claim   *claim // for ADD and DEL
+	observe func(verb string, took time.Duration, err error)
 }
 
 func (n *CNI) chain(r *record, c *claim) (*chain, error) {
@@ -27,7 +29,7 @@ func (n *CNI) chain(r *record, c *claim) (*chain, error) {
 	if err != nil {
 		return nil, err
 	}
-	ch := &chain{r, r.searched(n.config.BinDirs), configs, &plugins{}, c}
+	ch := &chain{r, r.searched(n.config.BinDirs), configs, &plugins{}, c, n.config.Observe}
 	if c != nil {
 		ch.exec.lock = c.file
 	}
@@ -48,7 +50,8 @@ func (r *record) searched(dirs []string) []string {
 
 // add runs ADD from the first plugin to the last. The record's result is that of
 // the last plugin that succeeded, also on an error.
-func (c *chain) add(ctx context.Context) error {
+func (c *chain) add(ctx context.Context) (err error) {
+	defer c.observed("ADD", time.Now(), &err)
 	c.Result = nil
 	if err := c.claim.keep(nil); err != nil {
 		return err
@@ -79,7 +82,8 @@ func (c *chain) addOne(ctx context.Context, plugin *libcni.PluginConfig) error {
 // del runs DEL from the last plugin to the first and stops at the first that
 // fails twice: a port must not lead to an address that was given back. It wants a
 // namespace that exists, or none.
-func (c *chain) del(ctx context.Context) error {
+func (c *chain) del(ctx context.Context) (err error) {
+	defer c.observed("DEL", time.Now(), &err)
 	prevResult := c.Result
 	if prevResult == nil {
 		prevResult = c.claim.kept()
@@ -106,7 +110,8 @@ func (c *chain) del(ctx context.Context) error {
 }
 
 // check runs CHECK from the first plugin to the last.
-func (c *chain) check(ctx context.Context) error {
+func (c *chain) check(ctx context.Context) (err error) {
+	defer c.observed("CHECK", time.Now(), &err)
 	for _, plugin := range c.plugins {
 		if err := c.run(ctx, "CHECK", c.NetNS, plugin, c.Result); err != nil {
 			return err
@@ -144,6 +149,13 @@ func (c *chain) ended(ctx context.Context, err error) error {
 		return errors.Join(err, kerr)
 	}
 	return err
+}
+
+// observed tells who wants to know how a verb has ended.
+func (c *chain) observed(verb string, start time.Time, err *error) {
+	if c.observe != nil {
+		c.observe(verb, time.Since(start), *err)
+	}
 }
 
 func (c *chain) path() string { return pluginPath(c.dirs) }

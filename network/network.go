@@ -59,6 +59,9 @@ type Config struct {
 	// Timeout bounds one ADD, and one DEL, of all plugins of a network. Plugins
 	// that take longer are killed.
 	Timeout time.Duration
+	// Observe is told of each ADD, DEL and CHECK of all plugins of a network, also
+	// of one that failed. Nil: nobody is told.
+	Observe func(verb string, took time.Duration, err error)
 }
 
 func (c *Config) check() error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 	"k8s.io/klog/v2"
 )
 
@@ -46,7 +47,11 @@ func (s *Server) call(ctx context.Context, fullMethod string, req any, run func(
 	if err = toStatus(method, err); err != nil {
 		resp = nil
 	}
-	logCall(logger, method, resp, err, time.Since(start))
+	took := time.Since(start)
+	if s.cfg.Observe != nil {
+		s.cfg.Observe(method, status.Code(err).String(), took)
+	}
+	logCall(logger, method, resp, err, took)
 	return resp, err
 }
 

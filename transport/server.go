@@ -28,6 +28,9 @@ type ServerConfig struct {
 	// TracerProvider makes a span for each call, joined to its caller's trace
 	// (W3C trace context). Nil: no tracing, and no cost.
 	TracerProvider trace.TracerProvider
+	// Observe is told of each call that has ended, by its method and by the name of
+	// its gRPC code. Nil: nobody is told.
+	Observe func(method, code string, took time.Duration)
 }
 
 // Server is a gRPC server of CRI over any number of endpoints. It logs a line per
