@@ -42,7 +42,7 @@ type pods struct {
 
 // openPods builds the part and takes up the pods that there are. It must be
 // closed.
-func openPods(ctx context.Context, cfg *Config, folders rundir.Folders, systemd bool, images *store.Store) (_ *pods, err error) {
+func openPods(ctx context.Context, cfg *Config, folders rundir.Folders, systemd bool, images *store.Store, metrics *metrics) (_ *pods, err error) {
 	p := &pods{close: func() {}}
 	defer func() {
 		if err != nil {
@@ -56,7 +56,7 @@ func openPods(ctx context.Context, cfg *Config, folders rundir.Folders, systemd 
 		return nil, err
 	}
 	p.node.CompiledSeccomp = filepath.Base(p.ociRuntime) == "crun"
-	if p.cni, err = network.New(network.Config{ConfDir: cfg.CNIConfDir, BinDirs: []string{cfg.CNIBinDir}, RunDir: folders.CNI(), Timeout: network.DefaultTimeout}); err != nil {
+	if p.cni, err = network.New(network.Config{ConfDir: cfg.CNIConfDir, BinDirs: []string{cfg.CNIBinDir}, RunDir: folders.CNI(), Timeout: network.DefaultTimeout, Observe: metrics.attached}); err != nil {
 		return nil, err
 	}
 	launcher, closeLauncher, err := launch.New(ctx)
@@ -65,6 +65,9 @@ func openPods(ctx context.Context, cfg *Config, folders rundir.Folders, systemd 
 	}
 	p.close = closeLauncher
 	if p.engine, err = pod.New(cfg.engine(folders, p.ociRuntime), launcher, p.cni, appRoots{images}); err != nil {
+		return nil, err
+	}
+	if err := metrics.registry.Register(engineMetrics{p.engine}); err != nil {
 		return nil, err
 	}
 	p.containers = container.New(p.node, p.engine, appImages{images})

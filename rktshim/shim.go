@@ -27,7 +27,10 @@ import (
 type Shim struct {
 	cfg    Config
 	memory *transport.Endpoint
-	ready  chan struct{}
+
+	metrics *metrics
+	ready   chan struct{}
+	cgroups *Cgroups // set before ready is closed
 }
 
 // server is both CRI services. The parts' methods are promoted; what no part has
@@ -68,7 +71,7 @@ func New(cfg Config) (*Shim, error) {
 		}
 		cfg.Supervisor = filepath.Join(filepath.Dir(self), "rkt-supervisor")
 	}
-	return &Shim{cfg: cfg, memory: transport.Memory(Name), ready: make(chan struct{})}, nil
+	return &Shim{cfg: cfg, memory: transport.Memory(Name), ready: make(chan struct{}), metrics: newMetrics()}, nil
 }
 
 // Endpoint is where the runtime is served in memory. It can be dialled before
@@ -95,7 +98,9 @@ func (s *Shim) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer lock.Close()
-	images, err := image.New(ctx, s.cfg.images(folders))
+	imageConfig := s.cfg.images(folders)
+	imageConfig.Observe = s.metrics.pulled
+	images, err := image.New(ctx, imageConfig)
 	if err != nil {
 		return err
 	}
@@ -104,7 +109,7 @@ func (s *Shim) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	pods, err := openPods(ctx, &s.cfg, folders, systemd, images.Store())
+	pods, err := openPods(ctx, &s.cfg, folders, systemd, images.Store(), s.metrics)
 	if err != nil {
 		return err
 	}
@@ -123,6 +128,7 @@ func (s *Shim) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	s.cgroups = &Cgroups{pods.engine, appImages{images.Store()}}
 	klog.FromContext(ctx).Info("Serving CRI", "runtime", Name, "version", Version, "endpoints", fmt.Sprint(endpoints))
 	close(s.ready)
 
@@ -140,7 +146,7 @@ func (s *Shim) Run(ctx context.Context) (err error) {
 func (s *Shim) newServer(n *node, images *image.Service, pods *pods, streams *streaming.Service) *transport.Server {
 	services := &server{node: n, imageService: images, sandboxService: pods.sandboxes, containerService: pods.containers, streamingService: streams}
 	return transport.NewServer(
-		transport.ServerConfig{Grace: s.cfg.ShutdownGrace, TracerProvider: s.cfg.TracerProvider},
+		transport.ServerConfig{Grace: s.cfg.ShutdownGrace, TracerProvider: s.cfg.TracerProvider, Observe: s.metrics.called},
 		func(r grpc.ServiceRegistrar) {
 			runtimeapi.RegisterRuntimeServiceServer(r, services)
 			runtimeapi.RegisterImageServiceServer(r, services)
