@@ -48,6 +48,9 @@ func NewCommand(ctx context.Context) *cobra.Command {
 			}
 		}
 		rt := newRuntime(f)
+		if err := rt.cadvisor.Register(); err != nil {
+			return err
+		}
 		util.Intercept(rt.intercept)
 		defer util.Intercept(nil)
 		err = run(cmd, rest)

@@ -9,14 +9,17 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/healthz"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	"k8s.io/component-base/metrics/legacyregistry"
 	"k8s.io/cri-client/pkg/util"
 	"k8s.io/klog/v2"
 	kubeletconfigv1beta1 "k8s.io/kubelet/config/v1beta1"
 	kubeletscheme "k8s.io/kubernetes/pkg/kubelet/apis/config/v1beta1"
 
+	"github.com/rktnetes/rktshim/hyperkube/cadvisor"
 	"github.com/rktnetes/rktshim/hyperkube/supervisorbin"
 	"github.com/rktnetes/rktshim/rktshim"
 	"github.com/rktnetes/rktshim/transport"
@@ -31,6 +34,8 @@ type shim interface {
 	Run(context.Context) error
 	Ready() <-chan struct{}
 	Endpoint() *transport.Endpoint
+	Cgroups() *rktshim.Cgroups
+	Metrics() *prometheus.Registry
 }
 
 // runtime is the runtime in this process, from the moment at which the kubelet
@@ -40,6 +45,7 @@ type runtime struct {
 	enabled  func() bool // whether the gate is on; final once the kubelet dials
 	newShim  func(rktshim.Config) (shim, error)
 	shutdown func() bool // asks the kubelet to end
+	cadvisor cadvisor.Plugin
 
 	once     sync.Once
 	startErr error
@@ -119,6 +125,11 @@ func (r *runtime) start() error {
 	go r.run(ctx)
 	select {
 	case <-s.Ready():
+		r.cadvisor.Use(s.Cgroups())
+		// The kubelet's /metrics is of this registry.
+		if err := legacyregistry.Registerer().Register(s.Metrics()); err != nil {
+			return fmt.Errorf("serve metrics: %w", err)
+		}
 		healthz.PingHealthz = healthz.NamedCheck("ping", r.check)
 		return nil
 	case <-r.ended:

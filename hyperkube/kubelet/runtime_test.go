@@ -7,10 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"k8s.io/apiserver/pkg/server/healthz"
+	"k8s.io/component-base/metrics/legacyregistry"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/rktnetes/rktshim/rktshim"
@@ -21,6 +23,7 @@ import (
 type fakeShim struct {
 	runtimeapi.UnimplementedRuntimeServiceServer
 	endpoint  *transport.Endpoint
+	metrics   *prometheus.Registry
 	ready     chan struct{}
 	failStart func()        // run instead of becoming ready
 	fail      chan func()   // run once it serves
@@ -28,11 +31,13 @@ type fakeShim struct {
 }
 
 func newFakeShim() *fakeShim {
-	return &fakeShim{endpoint: transport.Memory("fake"), ready: make(chan struct{}), fail: make(chan func())}
+	return &fakeShim{endpoint: transport.Memory("fake"), metrics: prometheus.NewRegistry(), ready: make(chan struct{}), fail: make(chan func())}
 }
 
 func (f *fakeShim) Endpoint() *transport.Endpoint { return f.endpoint }
 func (f *fakeShim) Ready() <-chan struct{}        { return f.ready }
+func (f *fakeShim) Cgroups() *rktshim.Cgroups     { return nil }
+func (f *fakeShim) Metrics() *prometheus.Registry { return f.metrics }
 
 func (f *fakeShim) Version(ctx context.Context, _ *runtimeapi.VersionRequest) (*runtimeapi.VersionResponse, error) {
 	if f.answer != nil {
@@ -214,4 +219,28 @@ func TestGateDecidesWhoDials(t *testing.T) {
 			require.NoError(t, rt.stop())
 		})
 	}
+}
+
+// A series that was there twice would fail the whole of /metrics.
+func TestMetricsOfTheRuntimeAreTheKubeletsOnce(t *testing.T) {
+	s, err := rktshim.New(rktshim.DefaultConfig())
+	require.NoError(t, err)
+	f := newFakeShim()
+	f.metrics = s.Metrics()
+	rt, _ := newTestRuntime(t, f)
+	t.Cleanup(func() { legacyregistry.Registerer().Unregister(f.metrics) })
+	_, err = rt.intercept("memory://rktshim")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, rt.stop()) }()
+
+	families, err := legacyregistry.DefaultGatherer.Gather()
+
+	require.NoError(t, err)
+	seen := map[string]bool{}
+	for _, family := range families {
+		require.False(t, seen[family.GetName()], family.GetName())
+		seen[family.GetName()] = true
+	}
+	require.True(t, seen["rktshim_info"])
+	require.True(t, seen["process_start_time_seconds"], "the kubelet's own are there too")
 }
