@@ -281,14 +281,30 @@ func TestClientThatVanishesWithoutAWordEndsTheProcess(t *testing.T) {
 	h.last().waitExit(t)
 }
 
+// wsFrame is a message for channel 0 with n bytes of input, masked by zeros.
+func wsFrame(n int) []byte {
+	head := []byte{0x82, 0xfe, byte((n + 1) >> 8), byte(n + 1), 0, 0, 0, 0, 0}
+	return append(head, bytes.Repeat([]byte{'\n'}, n)...)
+}
+
 // Its end is noticed behind input that the process does not take.
 func TestClientThatLeavesBehindUnreadInputEndsTheProcess(t *testing.T) {
 	s, h := start(t)
 	nc := rawExec(t, s, h.exec(s, true, false, "sh", "-c", "echo begun; exec sleep 1000"))
 	readUntil(t, nc, "begun")
-	frame := append([]byte{0x82, 0xfe, 0x40, 0x01, 0, 0, 0, 0, 0}, make([]byte, 16<<10)...) // binary, masked by zeros, channel 0
-	for range pipeSize/(16<<10) + 3 {                                                       // the pipe is full, the reader stands, and what follows fits into the socket
-		_, err := nc.Write(frame)
+	for range pipeSize / (16 << 10) {
+		_, err := nc.Write(wsFrame(16 << 10))
+		require.NoError(t, err)
+	}
+	pipe, err := os.Open(fmt.Sprintf("/proc/%d/fd/0", h.last().Process.Pid))
+	require.NoError(t, err)
+	defer pipe.Close()
+	require.Eventually(t, func() bool { // the pipe is full, and nothing is on its way
+		n, err := unix.IoctlGetInt(int(pipe.Fd()), unix.TIOCINQ) // FIONREAD
+		return err == nil && n == pipeSize
+	}, patience, time.Millisecond)
+	for range 5 { // one for the reader to stand at, the others behind it
+		_, err := nc.Write(wsFrame(4 << 10))
 		require.NoError(t, err)
 	}
 	nc.Close()
@@ -302,7 +318,7 @@ func TestEndOfASessionDoesNotResetItsConnection(t *testing.T) {
 	nc := rawExec(t, s, h.exec(s, true, false, "sh", "-c", "echo begun; read line; exit 7"))
 	readUntil(t, nc, "begun")
 	// Input that nobody will take is on its way when the session ends.
-	frame := append([]byte{0x82, 0xfe, 0x04, 0x01, 0, 0, 0, 0, 0}, bytes.Repeat([]byte{'\n'}, 1<<10)...)
+	frame := wsFrame(1 << 10)
 	writing := make(chan struct{})
 	go func() {
 		defer close(writing)
