@@ -19,7 +19,10 @@ const (
 )
 
 // additions are what our module exports and upstream's does not.
-var additions = map[string]bool{"pkg/util.Intercept": true, "pkg/util.Interceptor": true, "pkg/util.Dialer": true}
+var additions = map[string]bool{
+	"pkg/util.Intercept": true, "pkg/util.Interceptor": true, "pkg/util.Dialer": true,
+	"pkg/util.SetTracerProvider": true, "pkg/util.TracerProvider": true,
+}
 
 // Our stand-in must export exactly what upstream's module does, at the same
 // types, or code that builds with upstream's does not build with ours. An upgrade

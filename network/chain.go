@@ -12,6 +12,8 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
+
+	"github.com/rktnetes/rktshim/internal/span"
 )
 
 // chain runs the plugins of one record, one after the other.
@@ -64,7 +66,9 @@ func (c *chain) add(ctx context.Context) (err error) {
 	return nil
 }
 
-func (c *chain) addOne(ctx context.Context, plugin *libcni.PluginConfig) error {
+func (c *chain) addOne(ctx context.Context, plugin *libcni.PluginConfig) (err error) {
+	ctx, end := span.Start(ctx, "ADD by "+plugin.Network.Type)
+	defer func() { end(err) }()
 	path, stdin, err := c.prepare(plugin, c.Result)
 	if err != nil {
 		return err
@@ -120,7 +124,9 @@ func (c *chain) check(ctx context.Context) (err error) {
 	return nil
 }
 
-func (c *chain) run(ctx context.Context, verb, netns string, plugin *libcni.PluginConfig, prevResult json.RawMessage) error {
+func (c *chain) run(ctx context.Context, verb, netns string, plugin *libcni.PluginConfig, prevResult json.RawMessage) (err error) {
+	ctx, end := span.Start(ctx, verb+" by "+plugin.Network.Type)
+	defer func() { end(err) }()
 	path, stdin, err := c.prepare(plugin, prevResult)
 	if err == nil {
 		err = invoke.ExecPluginWithoutResult(ctx, path, stdin, environ(c.env(verb, netns, c.path())), c.exec)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/rktnetes/rktshim/internal/span"
 	"github.com/rktnetes/rktshim/supervisor"
 )
 
@@ -35,7 +36,9 @@ func (e *Engine) StartApp(ctx context.Context, id AppID) error {
 	if err != nil {
 		return fmt.Errorf("start app %s: %w", id, err)
 	}
-	started, err := c.StartApp(ctx, string(id))
+	sctx, end := span.Start(ctx, "start app")
+	started, err := c.StartApp(sctx, string(id))
+	end(err)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"k8s.io/klog/v2"
 
+	"github.com/rktnetes/rktshim/internal/span"
 	"github.com/rktnetes/rktshim/internal/undo"
 	"github.com/rktnetes/rktshim/stage1"
 	"github.com/rktnetes/rktshim/supervisor"
@@ -140,10 +141,7 @@ func (e *Engine) enter(rec *appRecord) error {
 
 // configure makes the app's root and bundle.
 func (e *Engine) configure(ctx context.Context, rec *appRecord, bundle string, configure Configure) error {
-	if err := e.roots.CreateRoot(ctx, string(rec.ID), rec.Spec.ImageID); err != nil {
-		return err
-	}
-	root, err := e.roots.Mount(ctx, string(rec.ID))
+	root, err := e.makeRoot(ctx, rec)
 	if err != nil {
 		return err
 	}
@@ -163,6 +161,16 @@ func (e *Engine) configure(ctx context.Context, rec *appRecord, bundle string, c
 	spec.Extra, spec.StopSignal = done.Extra, done.StopSignal
 	rec.Spec = &spec
 	return nil
+}
+
+// makeRoot makes the app's root filesystem and mounts it.
+func (e *Engine) makeRoot(ctx context.Context, rec *appRecord) (path string, err error) {
+	ctx, end := span.Start(ctx, "make root")
+	defer func() { end(err) }()
+	if err := e.roots.CreateRoot(ctx, string(rec.ID), rec.Spec.ImageID); err != nil {
+		return "", err
+	}
+	return e.roots.Mount(ctx, string(rec.ID))
 }
 
 func (e *Engine) place(rec *appRecord, root string) (Place, error) {
@@ -200,6 +208,8 @@ func (e *Engine) place(rec *appRecord, root string) (Place, error) {
 
 // hand has the supervisor create the app, announced by its record.
 func (e *Engine) hand(ctx context.Context, rec *appRecord, bundle string) (pid int, err error) {
+	ctx, end := span.Start(ctx, "create app")
+	defer func() { end(err) }()
 	if err := rec.to(Created); err != nil {
 		return 0, err
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/rktnetes/rktshim/internal/span"
 	"github.com/rktnetes/rktshim/internal/undo"
 	"github.com/rktnetes/rktshim/network"
 	"github.com/rktnetes/rktshim/supervisor"
@@ -160,9 +161,11 @@ func (e *Engine) bringUp(ctx context.Context, id ID, spec *Spec) error {
 }
 
 // boot launches the supervisor and waits until it has booted the instance.
-func (e *Engine) boot(ctx context.Context, id ID, spec *Spec) error {
+func (e *Engine) boot(ctx context.Context, id ID, spec *Spec) (err error) {
+	ctx, end := span.Start(ctx, "boot pod")
+	defer func() { end(err) }()
 	start := time.Now()
-	err := e.launcher.Launch(ctx, launch.Spec{
+	err = e.launcher.Launch(ctx, launch.Spec{
 		Pod:    string(id),
 		Binary: e.cfg.Supervisor,
 		PodDir: e.podDir(id),

@@ -12,11 +12,14 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/rktnetes/rktshim/internal/atomicfile"
+	"github.com/rktnetes/rktshim/internal/span"
 	"github.com/rktnetes/rktshim/network"
 )
 
 // attach puts the pod on the network and its result into the index.
-func (e *Engine) attach(ctx context.Context, id ID, spec *Spec) error {
+func (e *Engine) attach(ctx context.Context, id ID, spec *Spec) (err error) {
+	ctx, end := span.Start(ctx, "attach network")
+	defer func() { end(err) }()
 	rec, _ := e.podRecord(id)
 	if err := e.detaches.Lock(ctx, id); err != nil {
 		return err
@@ -64,7 +67,9 @@ func removeFile(path string) error {
 // detach takes the pod off the network and gives its namespace free. What is
 // detached already is no error. It needs no living process and holds no lock but
 // its own, so that a plugin that hangs delays nothing else.
-func (e *Engine) detach(ctx context.Context, id ID) error {
+func (e *Engine) detach(ctx context.Context, id ID) (err error) {
+	ctx, end := span.Start(ctx, "detach network")
+	defer func() { end(err) }()
 	if err := e.detaches.Lock(ctx, id); err != nil {
 		return err
 	}

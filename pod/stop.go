@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/rktnetes/rktshim/internal/span"
 	"github.com/rktnetes/rktshim/supervisor"
 )
 
@@ -87,10 +88,12 @@ func (e *Engine) endLocked(ctx context.Context, id ID) error {
 func (e *Engine) shutdown(ctx context.Context, id ID) {
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.StopTimeout)
 	defer cancel()
+	ctx, end := span.Start(ctx, "shut down pod")
 	c, err := e.connect(ctx, id)
 	if err == nil {
 		err = c.Shutdown(ctx)
 	}
+	end(err)
 	if err != nil {
 		klog.FromContext(ctx).Info("The supervisor did not end its pod, killing its cgroup", "podID", id, "reason", err.Error())
 	}
@@ -98,9 +101,11 @@ func (e *Engine) shutdown(ctx context.Context, id ID) {
 
 // kill empties and removes the pod's cgroup and unit, and sweeps what the instance
 // left. It goes on when the request is cancelled: a kill must not stop half way.
-func (e *Engine) kill(ctx context.Context, rec *record) error {
+func (e *Engine) kill(ctx context.Context, rec *record) (err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTime)
 	defer cancel()
+	ctx, end := span.Start(ctx, "kill cgroup")
+	defer func() { end(err) }()
 	if err := e.launcher.Kill(ctx, rec.Spec.CgroupParent, string(rec.ID)); err != nil {
 		return err
 	}

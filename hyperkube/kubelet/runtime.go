@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/apiserver/pkg/server/healthz"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
@@ -116,7 +118,9 @@ func (r *runtime) isOurs(endpoint string) bool {
 
 // start runs the runtime and waits until it serves, or has failed to.
 func (r *runtime) start() error {
-	s, err := r.newShim(r.flags.config)
+	config := r.flags.config
+	config.TracerProvider = tracerProvider()
+	s, err := r.newShim(config)
 	if err != nil {
 		return err
 	}
@@ -138,6 +142,17 @@ func (r *runtime) start() error {
 		}
 		return errors.New("it ended before it was ready")
 	}
+}
+
+// tracerProvider is the kubelet's own, with which it makes its CRI clients: spans of
+// both go the same way. It is nil when the kubelet's configuration has no "tracing",
+// so that calls are not burdened with it.
+func tracerProvider() trace.TracerProvider {
+	tp := util.TracerProvider()
+	if _, off := tp.(noop.TracerProvider); off {
+		return nil
+	}
+	return tp
 }
 
 // run runs the runtime to its end. If it panics the kubelet is asked to end as

@@ -9,11 +9,16 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/component-base/metrics/legacyregistry"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	cri "k8s.io/cri-client/pkg"
+	"k8s.io/cri-client/pkg/util"
 
 	"github.com/rktnetes/rktshim/rktshim"
 	"github.com/rktnetes/rktshim/transport"
@@ -243,4 +248,30 @@ func TestMetricsOfTheRuntimeAreTheKubeletsOnce(t *testing.T) {
 	}
 	require.True(t, seen["rktshim_info"])
 	require.True(t, seen["process_start_time_seconds"], "the kubelet's own are there too")
+}
+
+// The kubelet makes its CRI clients with its tracer provider before they dial.
+func TestSpansGoTheKubeletsWayOrNone(t *testing.T) {
+	tracing := sdktrace.NewTracerProvider()
+	for name, c := range map[string]struct{ kubelets, want trace.TracerProvider }{
+		"tracing":    {tracing, tracing},
+		"no tracing": {noop.NewTracerProvider(), nil},
+		"none given": {nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rt, _ := newTestRuntime(t, newFakeShim())
+			var got rktshim.Config
+			rt.newShim = func(c rktshim.Config) (shim, error) { got = c; return nil, errDied }
+			util.Intercept(rt.intercept)
+			t.Cleanup(func() {
+				util.Intercept(nil)
+				util.SetTracerProvider(nil)
+			})
+
+			_, err := cri.NewRemoteRuntimeService(t.Context(), MemoryEndpoint, time.Second, c.kubelets, false)
+
+			require.ErrorIs(t, err, errDied)
+			require.Equal(t, c.want, got.TracerProvider)
+		})
+	}
 }

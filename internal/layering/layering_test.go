@@ -49,6 +49,8 @@ var forbidden = []struct {
 	{"pod", []string{"k8s.io/cri-api"}, "CRI types stop at sandbox and container"},
 	{"network", []string{"k8s.io/"}, "it knows pods as plain data"},
 	{"", []string{"k8s.io/client-go"}, "only tests are clients of a kubelet"},
+	{"cmd/rkt-supervisor", []string{"go.opentelemetry.io/"}, "the resident process has no part in traces"},
+	{"pod", []string{"go.opentelemetry.io/otel/sdk"}, "what exports spans is the business of the program"},
 	{"", []string{"k8s.io/kubernetes"}, "only hyperkube, a module of its own, depends on Kubernetes"},
 }
 

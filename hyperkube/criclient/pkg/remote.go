@@ -1,7 +1,16 @@
 // Package cri re-exports k8s.io/cri-client/pkg.
 package cri
 
-import upstream "github.com/rktnetes/rktshim/hyperkube/upstream/cri-client/pkg"
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+	internalapi "k8s.io/cri-api/pkg/apis"
+	"k8s.io/cri-client/pkg/util"
+
+	upstream "github.com/rktnetes/rktshim/hyperkube/upstream/cri-client/pkg"
+)
 
 // CRIVersion is upstream's.
 type CRIVersion = upstream.CRIVersion
@@ -15,8 +24,15 @@ var (
 	ErrCommandTimedOut    = upstream.ErrCommandTimedOut
 )
 
-// Upstream's constructors. They reach our package util for their dialers.
-var (
-	NewRemoteRuntimeService = upstream.NewRemoteRuntimeService
-	NewRemoteImageService   = upstream.NewRemoteImageService
-)
+// NewRemoteRuntimeService is upstream's, which reaches our package util for its
+// dialer. The tracer provider is kept there.
+func NewRemoteRuntimeService(ctx context.Context, endpoint string, connectionTimeout time.Duration, tp trace.TracerProvider, useStreaming bool) (internalapi.RuntimeService, error) {
+	util.SetTracerProvider(tp)
+	return upstream.NewRemoteRuntimeService(ctx, endpoint, connectionTimeout, tp, useStreaming)
+}
+
+// NewRemoteImageService is upstream's in the same way.
+func NewRemoteImageService(ctx context.Context, endpoint string, connectionTimeout time.Duration, tp trace.TracerProvider, useStreaming bool) (internalapi.ImageManagerService, error) {
+	util.SetTracerProvider(tp)
+	return upstream.NewRemoteImageService(ctx, endpoint, connectionTimeout, tp, useStreaming)
+}

@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync/atomic"
 
+	"go.opentelemetry.io/otel/trace"
+
 	upstream "github.com/rktnetes/rktshim/hyperkube/upstream/cri-client/pkg/util"
 )
 
@@ -29,6 +31,23 @@ func Intercept(f Interceptor) {
 		return
 	}
 	interceptor.Store(&f)
+}
+
+// tracer is boxed, because the types of providers differ.
+var tracer atomic.Pointer[struct{ trace.TracerProvider }]
+
+// SetTracerProvider keeps what a client is being made with, for an interceptor to
+// ask for.
+func SetTracerProvider(tp trace.TracerProvider) {
+	tracer.Store(&struct{ trace.TracerProvider }{tp})
+}
+
+// TracerProvider is that of the last client, nil if there is none.
+func TracerProvider() trace.TracerProvider {
+	if t := tracer.Load(); t != nil {
+		return t.TracerProvider
+	}
+	return nil
 }
 
 // interceptedAddress begins with a slash, because cri-client then uses gRPC's
