@@ -34,7 +34,7 @@ PACKAGES := systemd-container crun runc containernetworking-plugins iptables con
             busybox-static iproute2 procps curl strace xz-utils skopeo dbus e2fsprogs util-linux \
             nginx-light
 
-.PHONY: help build check test e2e bench up down clean
+.PHONY: help build check test e2e soak bench up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ test: ## everything that CI runs, with a summary at the end (root; installs miss
 
 e2e: build ## run the built binaries as a user would (root)
 	go test -count=1 -timeout 30m -v -run '$(RUN)' ./e2e
+
+soak: build ## the long proofs: 10 minutes of 20 pods while the kubelet is killed, 110 pods at once (root; sizes: RKTSHIM_CHURN_SECONDS, RKTSHIM_CHURN_PODS, RKTSHIM_E2E_PODS)
+	RKTSHIM_CHURN_SECONDS=$${RKTSHIM_CHURN_SECONDS:-600} RKTSHIM_CHURN_PODS=$${RKTSHIM_CHURN_PODS:-20} RKTSHIM_E2E_PODS=$${RKTSHIM_E2E_PODS:-110} \
+		go test -count=1 -timeout 60m -v -run 'TestChurnWhileTheKubeletIsKilled|TestManyPods' ./e2e
 
 bench: build ## measure, and write the results with the machine and the date into README.md and docs/bench/
 	@./e2e/install.sh $(PACKAGES) containerd

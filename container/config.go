@@ -36,6 +36,8 @@ func (r *request) check(n *Node, p *pod.Pod) error {
 		return invalid("metadata.name", "is empty")
 	case r.config.GetImage().GetImage() == "":
 		return invalid("image.image", "is empty")
+	case r.config.GetWindows() != nil:
+		return invalid("windows", "this is a Linux node")
 	case s.GetPrivileged() && !r.sandbox.GetLinux().GetSecurityContext().GetPrivileged():
 		return invalid(in+"privileged", "the sandbox is not privileged")
 	case p.Spec.Flavor == "fly" && !s.GetPrivileged():
@@ -117,6 +119,9 @@ func (r *request) spec(n *Node, place *pod.Place) (*specs.Spec, error) {
 	base := baseMounts(place, s.GetPrivileged(), s.GetReadonlyRootfs())
 	if fly {
 		base = flyMounts(place, s.GetReadonlyRootfs())
+	}
+	if base, err = withVolumes(base, &r.image, place.Root); err != nil {
+		return nil, err
 	}
 	if spec.Mounts, spec.Linux.RootfsPropagation, err = n.withAsked(base, r.config); err != nil {
 		return nil, err

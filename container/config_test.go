@@ -280,6 +280,35 @@ func TestMountAskedForReplacesOursAndOuterOnesComeFirst(t *testing.T) {
 	require.ErrorContains(t, err, "mounts[3]")
 }
 
+func TestVolumesOfTheImageAreItsRootsFolders(t *testing.T) {
+	root := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "var/data"), 0o700))
+	require.NoError(t, os.Symlink("/var/data", filepath.Join(root, "link")))
+	require.NoError(t, os.Symlink("/../../../etc", filepath.Join(root, "out")))
+	base := []specs.Mount{{Destination: "/proc"}}
+
+	got, err := withVolumes(base, &Image{Volumes: []string{"/var/data/", "link", "/new/one", "/proc", "/", "out/rktt"}}, root)
+
+	require.NoError(t, err)
+	at := map[string]string{}
+	for _, m := range got[1:] {
+		at[m.Destination] = m.Source
+		require.DirExists(t, m.Source)
+		require.Equal(t, []string{"rbind", "rprivate", "rw"}, m.Options)
+	}
+	require.Equal(t, map[string]string{"/var/data": root + "/var/data", "/link": root + "/var/data",
+		"/new/one": root + "/new/one", "/out/rktt": root + "/etc/rktt"}, at, "none leads out of the root")
+	require.NoError(t, os.WriteFile(filepath.Join(root, "file"), nil, 0o600))
+	_, err = withVolumes(base, &Image{Volumes: []string{"/file"}}, root)
+	require.ErrorContains(t, err, "volume /file")
+	require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
+
+	mounts, _, err := testNode().withAsked(got, &runtimeapi.ContainerConfig{Mounts: []*runtimeapi.Mount{{HostPath: root, ContainerPath: "/var/data"}}})
+	require.NoError(t, err)
+	i := slices.IndexFunc(mounts, func(m specs.Mount) bool { return m.Destination == "/var/data" })
+	require.Equal(t, root, mounts[i].Source, "what is asked for wins")
+}
+
 func TestDevices(t *testing.T) {
 	set := func(d []*runtimeapi.Device, privileged bool) (*specs.Spec, error) {
 		spec := &specs.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{}}}

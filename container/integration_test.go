@@ -225,7 +225,7 @@ type busybox struct{}
 func (busybox) Layer(pod.AppID) (container.Layer, bool) { return container.Layer{}, false }
 
 func (busybox) ContainerImage(context.Context, string) (container.Image, error) {
-	return container.Image{ID: "sha256:1", Ref: "busybox", Cmd: []string{"/bin/sh"}}, nil
+	return container.Image{ID: "sha256:1", Ref: "busybox", Cmd: []string{"/bin/sh"}, Volumes: []string{"/data", "/etc"}}, nil
 }
 
 func (n *node) launch(flavor string, change func(*pod.Spec)) pod.ID {

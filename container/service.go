@@ -29,6 +29,7 @@ type Image struct {
 	WorkingDir string
 	User       string
 	StopSignal string
+	Volumes    []string // folders that stay writable
 }
 
 // images finds images that were pulled, and knows what containers have written on

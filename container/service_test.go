@@ -137,6 +137,7 @@ func TestStatusTellsWhatWasAskedAndWhatBecameOfIt(t *testing.T) {
 	req := createRequest()
 	dir := t.TempDir()
 	req.Config.Mounts = []*runtimeapi.Mount{{HostPath: dir, ContainerPath: "/data", Readonly: true}}
+	req.Config.Image = &runtimeapi.ImageSpec{Image: "busybox", Annotations: map[string]string{"i": "3"}, RuntimeHandler: "lean", ImageRef: "sha256:1"}
 	created, err := s.CreateContainer(t.Context(), req)
 	require.NoError(t, err)
 	status := func() *runtimeapi.ContainerStatus {
@@ -153,7 +154,7 @@ func TestStatusTellsWhatWasAskedAndWhatBecameOfIt(t *testing.T) {
 	require.Equal(t, "/var/log/pods/x/web/0.log", st.LogPath)
 	require.Equal(t, req.Config.Labels, st.Labels)
 	require.Equal(t, req.Config.Annotations, st.Annotations)
-	require.Equal(t, "busybox", st.Image.Image)
+	require.Equal(t, req.Config.Image.String(), st.Image.String())
 	require.Equal(t, "sha256:1", st.ImageId)
 	require.Equal(t, "busybox@sha256:2", st.ImageRef)
 	require.Equal(t, req.Config.Mounts[0].String(), st.Mounts[0].String())
@@ -179,6 +180,18 @@ func TestStatusTellsWhatWasAskedAndWhatBecameOfIt(t *testing.T) {
 func TestWhatIsImpossibleOrNotBuiltIsRefusedByItsField(t *testing.T) {
 	type sc = runtimeapi.LinuxContainerSecurityContext
 	for field, change := range map[string]func(*runtimeapi.CreateContainerRequest, *sc){
+		"windows": func(r *runtimeapi.CreateContainerRequest, _ *sc) {
+			r.Config.Windows = &runtimeapi.WindowsContainerConfig{}
+		},
+		"userns_options": func(_ *runtimeapi.CreateContainerRequest, s *sc) {
+			s.NamespaceOptions.UsernsOptions = &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_POD}
+		},
+		"uidMappings": func(r *runtimeapi.CreateContainerRequest, _ *sc) {
+			r.Config.Mounts = []*runtimeapi.Mount{{HostPath: "/tmp", ContainerPath: "/x", UidMappings: []*runtimeapi.IDMapping{{Length: 1}}}}
+		},
+		"mounts[0] (/x).image": func(r *runtimeapi.CreateContainerRequest, _ *sc) {
+			r.Config.Mounts = []*runtimeapi.Mount{{ContainerPath: "/x", Image: &runtimeapi.ImageSpec{Image: "busybox"}}}
+		},
 		"pod nope":      func(r *runtimeapi.CreateContainerRequest, _ *sc) { r.PodSandboxId = "nope" },
 		"metadata.name": func(r *runtimeapi.CreateContainerRequest, _ *sc) { r.Config.Metadata.Name = "" },
 		"image.image":   func(r *runtimeapi.CreateContainerRequest, _ *sc) { r.Config.Image = nil },

@@ -97,6 +97,7 @@ func imageSpec(app *pod.App, kept *runtimeapi.ImageSpec) *runtimeapi.ImageSpec {
 			Annotations:        kept.GetAnnotations(),
 			UserSpecifiedImage: kept.GetUserSpecifiedImage(),
 			RuntimeHandler:     kept.GetRuntimeHandler(),
+			ImageRef:           kept.GetImageRef(),
 		}
 	}
 	return &runtimeapi.ImageSpec{Image: app.Spec.Image}

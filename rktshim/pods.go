@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -183,5 +185,6 @@ func (i appImages) ContainerImage(_ context.Context, ref string) (container.Imag
 	return container.Image{
 		ID: img.ID, Ref: img.ID,
 		Env: c.Env, Entrypoint: c.Entrypoint, Cmd: c.Cmd, WorkingDir: c.WorkingDir, User: c.User, StopSignal: c.StopSignal,
+		Volumes: slices.Sorted(maps.Keys(c.Volumes)),
 	}, nil
 }

@@ -33,6 +33,9 @@ func (s *Service) spec(config *runtimeapi.PodSandboxConfig, handler string) (pod
 	if meta.GetUid() == "" || meta.GetName() == "" || meta.GetNamespace() == "" {
 		return pod.Spec{}, invalid("metadata", "needs a name, a namespace and a uid")
 	}
+	if config.GetWindows() != nil {
+		return pod.Spec{}, invalid("windows", "this is a Linux node")
+	}
 	if err := checkSecurity(security); err != nil {
 		return pod.Spec{}, err
 	}

@@ -239,6 +239,7 @@ func TestWhatIsImpossibleOrNotBuiltIsRefusedByItsField(t *testing.T) {
 	type lc = runtimeapi.LinuxPodSandboxConfig
 	for field, change := range map[string]func(*runtimeapi.PodSandboxConfig, *lc){
 		"metadata":            func(c *runtimeapi.PodSandboxConfig, _ *lc) { c.Metadata.Uid = "" },
+		"windows":             func(c *runtimeapi.PodSandboxConfig, _ *lc) { c.Windows = &runtimeapi.WindowsPodSandboxConfig{} },
 		"hostname":            func(c *runtimeapi.PodSandboxConfig, _ *lc) { c.Hostname = "" },
 		"log_directory":       func(c *runtimeapi.PodSandboxConfig, _ *lc) { c.LogDirectory = "logs" },
 		"dns_config.servers":  func(c *runtimeapi.PodSandboxConfig, _ *lc) { c.DnsConfig.Servers = []string{"1.1.1.1\nx"} },
