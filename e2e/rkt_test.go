@@ -301,7 +301,7 @@ func (tm *terminal) end() int {
 func (n *podNode) requireTerminals(id string) {
 	n.t.Helper()
 	t := n.t
-	tm := n.onTerminal("enter", "--app=count", id, "/bin/busybox", "sh", "-c", "busybox stty size; read x; echo got $x; busybox stty size; exit 7")
+	tm := n.onTerminal("enter", "--app=count", id, "/bin/busybox", "sh", "-c", "until busybox stty size | busybox grep 33; do busybox usleep 10000; done; read x; echo got $x; busybox stty size; exit 7")
 	tm.expect("33 99")
 	require.NoError(t, unix.IoctlSetWinsize(int(tm.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 44, Col: 111}))
 	n.requireSize(id, "44 111")

@@ -80,7 +80,11 @@ pod whose supervisor hangs.`,
 func enter(cmd *cobra.Command, n *operator.Node, a namedApp, argv []string) error {
 	stdin, isFile := cmd.InOrStdin().(*os.File)
 	tty := isFile && isTerminal(stdin)
-	process, err := enterProcess(n, a, argv, tty)
+	var size *specs.Box
+	if tty {
+		size = sizeOf(stdin)
+	}
+	process, err := enterProcess(n, a, argv, tty, size)
 	if err != nil {
 		return err
 	}
@@ -127,7 +131,7 @@ func fileOf(w io.Writer) *os.File {
 
 // enterProcess is the app's own process with another command, as root and with all
 // that root may do on this node.
-func enterProcess(n *operator.Node, a namedApp, argv []string, tty bool) ([]byte, error) {
+func enterProcess(n *operator.Node, a namedApp, argv []string, tty bool, size *specs.Box) ([]byte, error) {
 	config, err := configOf(n, a)
 	if err != nil {
 		return nil, err
@@ -140,7 +144,7 @@ func enterProcess(n *operator.Node, a namedApp, argv []string, tty bool) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	p.Args, p.Cwd, p.Terminal, p.ConsoleSize, p.CommandLine = argv, "/", tty, nil, ""
+	p.Args, p.Cwd, p.Terminal, p.ConsoleSize, p.CommandLine = argv, "/", tty, size, ""
 	p.User = specs.User{}
 	p.NoNewPrivileges, p.ApparmorProfile, p.SelinuxLabel = false, "", ""
 	p.Capabilities = &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
@@ -203,6 +207,15 @@ func isTerminal(f *os.File) bool {
 	return err == nil
 }
 
+// sizeOf is the size of a terminal, nil if that is not known.
+func sizeOf(f *os.File) *specs.Box {
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return nil
+	}
+	return &specs.Box{Height: uint(size.Row), Width: uint(size.Col)}
+}
+
 // terminalSession joins the operator's terminal to one in a pod.
 type terminalSession struct {
 	stdin  *os.File // a terminal
@@ -250,8 +263,8 @@ func (t *terminalSession) follow(ctx context.Context) <-chan struct{} {
 		defer close(done)
 		defer signal.Stop(changed)
 		for {
-			if size, err := unix.IoctlGetWinsize(int(t.stdin.Fd()), unix.TIOCGWINSZ); err == nil {
-				_ = t.resize(ctx, int(size.Row), int(size.Col)) // what runs in it may have ended
+			if size := sizeOf(t.stdin); size != nil {
+				_ = t.resize(ctx, int(size.Height), int(size.Width)) // what runs in it may have ended
 			}
 			select {
 			case <-changed:
