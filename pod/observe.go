@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/rktnetes/rktshim/internal/cgroup"
 	"github.com/rktnetes/rktshim/supervisor"
 	"github.com/rktnetes/rktshim/supervisor/launch"
 )
@@ -210,15 +211,73 @@ func (o *Observer) Terminate(ctx context.Context, id ID) error {
 }
 
 // Kill ends a pod at once, by its supervisor or, if that does not do it in time, by
-// its cgroup. When it returns nil the supervisor is gone and, with it, all apps.
+// its cgroup. When it returns nil the supervisor has ended and, with it, all apps.
 func (o *Observer) Kill(ctx context.Context, pod Pod, launcher launch.Launcher, patience time.Duration) error {
-	err := o.shutdown(ctx, pod.ID, patience)
+	living, err := processesOf(pod.Cgroup)
+	defer living.close()
 	if err != nil {
+		return fmt.Errorf("kill pod %s: %w", pod.ID, err)
+	}
+	if err := o.shutdown(ctx, pod.ID, patience); err != nil {
 		if kerr := launcher.Kill(ctx, pod.Spec.CgroupParent, string(pod.ID)); kerr != nil {
 			return fmt.Errorf("kill pod %s: %w (its supervisor: %v)", pod.ID, kerr, err)
 		}
 	}
-	return o.WaitGone(ctx, pod.ID)
+	if err := o.WaitGone(ctx, pod.ID); err != nil {
+		return err
+	}
+	// A process gives its lock free a little before it ends.
+	return living.wait(ctx)
+}
+
+// pidfds are processes.
+type pidfds []int
+
+// processesOf returns those in a cgroup and below.
+func processesOf(group string) (fds pidfds, err error) {
+	open := map[int]int{}
+	for _, pid := range cgroup.Procs(group) {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return fds, fmt.Errorf("open process %d: %w", pid, err)
+		}
+		open[pid], fds = fd, append(fds, fd)
+	}
+	// One whose pid was used again between the two is not there any more.
+	still := cgroup.Procs(group)
+	for pid, fd := range open {
+		if !slices.Contains(still, pid) {
+			unix.Close(fd)
+			fds = slices.DeleteFunc(fds, func(f int) bool { return f == fd })
+		}
+	}
+	return fds, nil
+}
+
+// wait waits until all have ended.
+func (p pidfds) wait(ctx context.Context) error {
+	for _, fd := range p {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		for ctx.Err() == nil {
+			n, err := unix.Poll(poll, int(goneEvery.Milliseconds()))
+			if err != nil && !errors.Is(err, unix.EINTR) {
+				return fmt.Errorf("wait for a process: %w", err)
+			}
+			if n > 0 {
+				break
+			}
+		}
+	}
+	return ctx.Err()
+}
+
+func (p pidfds) close() {
+	for _, fd := range p {
+		unix.Close(fd)
+	}
 }
 
 func (o *Observer) shutdown(ctx context.Context, id ID, patience time.Duration) error {

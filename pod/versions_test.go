@@ -197,8 +197,18 @@ func (p *versionProbe) meet(ctx context.Context) error {
 	if err != nil || !s.Alive || s.Silent == nil {
 		return fmt.Errorf("an operator sees %+v, %w", s, err)
 	}
+	procs := cgroup.Procs(s.Cgroup)
+	if len(procs) == 0 {
+		return fmt.Errorf("nothing lives in %s", s.Cgroup)
+	}
 	if err := o.Kill(ctx, s.Pod, &launch.Detached{}, time.Minute); err != nil {
 		return err
+	}
+	for _, pid := range procs {
+		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) // gone, or a zombie that waits for this machine's init
+		if len(stat) > 0 && !strings.Contains(string(stat), ") Z ") && !strings.Contains(string(stat), ") X ") {
+			return fmt.Errorf("process %d of the killed pod lives: %s", pid, stat)
+		}
 	}
 	return e.Remove(ctx, id)
 }
