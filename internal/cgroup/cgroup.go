@@ -187,49 +187,6 @@ func readPIDs(path string) (pids []int) {
 	return pids
 }
 
-// Kill kills every process in the group and below it and waits until none is left;
-// new processes that they fork meanwhile are killed too. The caller must not be in
-// it, or it would freeze itself on v1. If it takes too long, the error is ctx's and
-// names what lives on.
-func Kill(ctx context.Context, path string) error {
-	pause := time.Millisecond
-	for first := true; ; first = false {
-		pids := Procs(path)
-		if len(pids) == 0 {
-			return nil
-		}
-		if first || pause >= 16*time.Millisecond {
-			killAll(path, pids)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("kill cgroup %s: %d processes live on, the first is %d: %w", path, len(pids), pids[0], ctx.Err())
-		case <-time.After(pause): // v1 has no notice of an empty group
-			pause = min(2*pause, 50*time.Millisecond)
-		}
-	}
-}
-
-// killAll sends one round of SIGKILL. On v2 the kernel does it whole; on v1 the
-// group is frozen meanwhile, so that nothing forks past us.
-func killAll(path string, pids []int) {
-	if Unified() && writeFile(filepath.Join(root, path, "cgroup.kill"), "1") == nil {
-		return
-	}
-	freezer := filepath.Join(root, "freezer", path, "freezer.state")
-	frozen := writeFile(freezer, "FROZEN") == nil
-	if frozen {
-		pids = Procs(path)
-	}
-	for _, pid := range pids {
-		_ = unix.Kill(pid, unix.SIGKILL) // it may have exited
-	}
-	if frozen {
-		_ = writeFile(freezer, "THAWED") // and those below a freezer of their own:
-		walk(filepath.Dir(freezer), func(d string) { _ = writeFile(filepath.Join(d, "freezer.state"), "THAWED") })
-	}
-}
-
 // Remove removes the group and all groups below it, which must be empty. One that
 // does not exist is no error. A group whose last process is just exiting is busy
 // for a moment: Remove tries again until ctx is done.

@@ -19,6 +19,8 @@ func OnThreadIn(dirs []string, f func() error) error {
 	if len(dirs) == 0 {
 		return f()
 	}
+	ours.RLock()
+	defer ours.RUnlock()
 	return thread.Run(func() error {
 		for _, dir := range dirs {
 			// "0" is the writing thread, which needs no lock of all forks.
