@@ -133,7 +133,10 @@ func (d *Detached) Kill(ctx context.Context, parent, pod string) error {
 	if err := cgroup.Kill(ctx, path); err != nil {
 		return fmt.Errorf("kill pod %s: %w", pod, err)
 	}
-	return cgroup.Remove(ctx, path)
+	if err := cgroup.Remove(ctx, path); err != nil {
+		return fmt.Errorf("kill pod %s: %w", pod, err)
+	}
+	return nil
 }
 
 // killOutside kills a supervisor of ours that has not entered its cgroup yet.

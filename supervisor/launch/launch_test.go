@@ -2,6 +2,7 @@ package launch_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rktnetes/rktshim/internal/cgroup"
+	"github.com/rktnetes/rktshim/internal/thread"
 	"github.com/rktnetes/rktshim/stage1"
 	"github.com/rktnetes/rktshim/supervisor"
 	"github.com/rktnetes/rktshim/supervisor/launch"
@@ -185,6 +187,39 @@ func TestBinaryThatCannotRunIsAnError(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, cgroup.Dirs(group))
 	})
+}
+
+func TestGroupThatCannotBeRemovedIsNamedWithItsPod(t *testing.T) {
+	each(t, func(t *testing.T, l launch.Launcher, parent string) {
+		group, err := l.Cgroup(parent, "aaaa-5")
+		require.NoError(t, err)
+		require.NoError(t, cgroup.Make(group))
+		dir := cgroup.Dirs(group)[0]
+		err = thread.Run(func() error { // in whose mounts, and nowhere else, the group cannot be removed
+			if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+				return err
+			}
+			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+				return err
+			}
+			if err := unix.Mount("busy", dir, "tmpfs", 0, ""); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			return cgroupBusy(l.Kill(ctx, parent, "aaaa-5"))
+		})
+		require.NoError(t, err)
+		require.NoError(t, l.Kill(t.Context(), parent, "aaaa-5"), "it can be tried again")
+		require.Empty(t, cgroup.Dirs(group))
+	})
+}
+
+func cgroupBusy(err error) error {
+	if !errors.Is(err, unix.EBUSY) || !strings.HasPrefix(err.Error(), "kill pod aaaa-5: remove cgroup ") {
+		return fmt.Errorf("%v, but it should name the pod and why", err)
+	}
+	return nil
 }
 
 func TestNamesThatWouldEscapeAreRefused(t *testing.T) {

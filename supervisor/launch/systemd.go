@@ -162,7 +162,10 @@ func (s *Systemd) Kill(ctx context.Context, parent, pod string) error {
 	case !isError(err, "org.freedesktop.systemd1.NoSuchUnit"):
 		return fmt.Errorf("kill pod %s: stop unit %s: %w", pod, unitName(pod), err)
 	}
-	return cgroup.Remove(ctx, path)
+	if err := cgroup.Remove(ctx, path); err != nil {
+		return fmt.Errorf("kill pod %s: %w", pod, err)
+	}
+	return nil
 }
 
 // List implements Launcher. systemd knows all units, wherever their slice is.
