@@ -305,8 +305,12 @@ func (i *instance) InitPID() int {
 	}
 }
 
-// politeTime is what systemd-nspawn gets to clean up after its init was killed.
-const politeTime = 3 * time.Second
+// politeTime is what systemd-nspawn gets to clean up after its init has ended, and
+// setupTime to set up what it was stopped from, and to clean that up.
+const (
+	politeTime = 3 * time.Second
+	setupTime  = 20 * time.Second
+)
 
 // Stop implements stage1.Instance.
 func (i *instance) Stop(ctx context.Context) error {
@@ -331,14 +335,21 @@ func (i *instance) Stop(ctx context.Context) error {
 	return nil
 }
 
-// end kills the init, upon which systemd-nspawn ends by itself.
+// end ends the init, upon which systemd-nspawn ends by itself. It is killed only if it
+// does not: half way through its setup it has mounts outside of the pod's namespaces,
+// which nobody else knows of.
 func (i *instance) end(ctx context.Context) error {
-	if i.leader >= 0 && unix.PidfdSendSignal(i.leader, unix.SIGKILL, nil, 0) == nil {
-		polite, cancel := context.WithTimeout(ctx, politeTime)
-		defer cancel()
-		if _, err := i.proc.Wait(polite); err == nil {
-			return nil
-		}
+	patience := setupTime
+	if i.leader >= 0 {
+		patience = politeTime
+		_ = unix.PidfdSendSignal(i.leader, unix.SIGKILL, nil, 0) // it may have ended
+	}
+	namespace.Close(i.life) // an init that is not up yet ends when it is
+	i.life = nil
+	polite, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if _, err := i.proc.Wait(polite); err == nil {
+		return nil
 	}
 	_ = i.proc.Signal(unix.SIGKILL) // it may have ended
 	if _, err := i.proc.Wait(ctx); err != nil {

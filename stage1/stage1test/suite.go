@@ -180,7 +180,7 @@ func boot(t *testing.T, iso stage1.Isolator, spec stage1.Spec) stage1.Instance {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	inst, err := iso.Boot(ctx, spec, host())
+	inst, err := iso.Boot(ctx, spec, Host())
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -190,7 +190,8 @@ func boot(t *testing.T, iso stage1.Isolator, spec stage1.Spec) stage1.Instance {
 	return inst
 }
 
-func host() stage1.Host {
+// Host lends the test binary's own reaper and init, of which there is one each.
+func Host() stage1.Host {
 	return stage1.Host{Reaper: reaper, Init: []string{initBinary, "init"}}
 }
 
@@ -242,7 +243,7 @@ func (s suite) wrongSpecs(t *testing.T) {
 	} {
 		spec := good
 		break_(&spec)
-		_, err := s.iso.Boot(t.Context(), spec, host())
+		_, err := s.iso.Boot(t.Context(), spec, Host())
 		require.ErrorIs(t, err, errdefs.ErrInvalidArgument, name)
 	}
 }
@@ -258,7 +259,7 @@ func (s suite) refusesOwn(t *testing.T) {
 	} {
 		spec := good
 		ask(&spec)
-		_, err := s.iso.Boot(t.Context(), spec, host())
+		_, err := s.iso.Boot(t.Context(), spec, Host())
 		require.ErrorIs(t, err, errdefs.ErrInvalidArgument)
 		require.ErrorContains(t, err, name)
 	}
@@ -366,20 +367,20 @@ func (s suite) failedBoot(t *testing.T) {
 
 	wrong := spec
 	wrong.Network = "/no/such/netns"
-	_, err := s.iso.Boot(t.Context(), wrong, host())
+	_, err := s.iso.Boot(t.Context(), wrong, Host())
 	require.ErrorContains(t, err, "/no/such/netns")
 
 	wrong = spec
 	wrong.Network = "/proc/self/ns/ipc"
-	_, err = s.iso.Boot(t.Context(), wrong, host())
+	_, err = s.iso.Boot(t.Context(), wrong, Host())
 	require.Error(t, err)
 
 	wrong = spec
 	wrong.Sysctls = map[string]string{"kernel.shmmni": "not a number"}
-	_, err = s.iso.Boot(t.Context(), wrong, host())
+	_, err = s.iso.Boot(t.Context(), wrong, Host())
 	require.ErrorContains(t, err, "kernel.shmmni")
 
-	noInit := host()
+	noInit := Host()
 	noInit.Init = []string{"/no/such/init"}
 	_, err = s.iso.Boot(t.Context(), spec, noInit)
 	require.ErrorContains(t, err, "/no/such/init")
@@ -390,7 +391,7 @@ func (s suite) canceledBoot(t *testing.T) {
 	spec.OwnIPC, spec.ShmBytes = true, 4096
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	inst, err := s.iso.Boot(ctx, spec, host())
+	inst, err := s.iso.Boot(ctx, spec, Host())
 	if err == nil { // too quick to notice
 		require.NoError(t, inst.Stop(t.Context()))
 		return
@@ -422,7 +423,7 @@ func (s suite) manyAtOnce(t *testing.T) {
 	errs := make(chan error, len(specs))
 	for _, spec := range specs {
 		go func() {
-			inst, err := s.iso.Boot(t.Context(), spec, host())
+			inst, err := s.iso.Boot(t.Context(), spec, Host())
 			if err == nil {
 				err = inst.Stop(t.Context())
 			}
