@@ -52,7 +52,7 @@ type apps interface {
 	StartApp(ctx context.Context, id pod.AppID) error
 	StopApp(ctx context.Context, id pod.AppID, grace time.Duration) error
 	RemoveApp(ctx context.Context, id pod.AppID) error
-	UpdateApp(ctx context.Context, id pod.AppID, resources []byte, change func(*pod.AppSpec) (json.RawMessage, error)) error
+	UpdateApp(ctx context.Context, id pod.AppID, change func(*pod.AppSpec) (pod.Change, error)) error
 	ReopenLog(ctx context.Context, id pod.AppID) error
 	ExecSync(ctx context.Context, id pod.AppID, process []byte, timeout time.Duration, limit int) (pod.ExecOutput, error)
 }

@@ -26,7 +26,8 @@ type fakeApps struct {
 	config []byte
 	did    []string
 	out    pod.ExecOutput
-	spec   json.RawMessage // process of the last exec, or resources of the last update
+	spec   json.RawMessage // process of the last exec
+	change pod.Change      // the last update
 	err    error
 
 	usage    pod.Usage
@@ -90,13 +91,13 @@ func (f *fakeApps) StopApp(_ context.Context, id pod.AppID, grace time.Duration)
 func (f *fakeApps) RemoveApp(_ context.Context, id pod.AppID) error { return f.note("remove", id) }
 func (f *fakeApps) ReopenLog(_ context.Context, id pod.AppID) error { return f.note("reopen", id) }
 
-func (f *fakeApps) UpdateApp(_ context.Context, id pod.AppID, doc []byte, change func(*pod.AppSpec) (json.RawMessage, error)) (err error) {
+func (f *fakeApps) UpdateApp(_ context.Context, id pod.AppID, change func(*pod.AppSpec) (pod.Change, error)) error {
 	a, err := f.App(id)
 	if err != nil || f.err != nil {
 		return f.err
 	}
-	f.spec = doc
-	f.apps[id].Spec.Extra, err = change(a.Spec)
+	f.change, err = change(a.Spec)
+	f.apps[id].Spec.Extra = f.change.Extra
 	return err
 }
 
@@ -314,7 +315,8 @@ func TestUpdatedResourcesAreToldByStatus(t *testing.T) {
 		Linux: &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 128}})
 
 	require.NoError(t, err)
-	require.JSONEq(t, `{"memory":{"limit":128}}`, string(f.spec))
+	require.JSONEq(t, `{"memory":{"limit":128}}`, string(f.change.Resources))
+	require.JSONEq(t, `{"cpu":{"shares":2},"memory":{"limit":64}}`, string(f.change.Before), "what to go back to")
 	st, err := s.ContainerStatus(t.Context(), &runtimeapi.ContainerStatusRequest{ContainerId: "app-0"})
 	require.NoError(t, err)
 	require.Equal(t, int64(128), st.Status.Resources.Linux.MemoryLimitInBytes)
@@ -322,6 +324,25 @@ func TestUpdatedResourcesAreToldByStatus(t *testing.T) {
 	_, err = s.UpdateContainerResources(t.Context(), &runtimeapi.UpdateContainerResourcesRequest{ContainerId: "app-0",
 		Linux: &runtimeapi.LinuxContainerResources{Unified: map[string]string{"a": "b"}}})
 	require.ErrorIs(t, err, errdefs.ErrFailedPrecondition)
+}
+
+// The kernel counts memory and swap as one, so that cannot stay where memory grows.
+func TestSwapFollowsMemory(t *testing.T) {
+	const mb = 1 << 20
+	for name, c := range map[string]struct{ old, asked, swap int64 }{
+		"none allowed":    {old: 64 * mb, asked: 96 * mb, swap: 96 * mb},
+		"some allowed":    {old: 100 * mb, asked: 96 * mb, swap: 132 * mb},
+		"without a limit": {old: -1, asked: 96 * mb, swap: 0},
+		"not set":         {old: 0, asked: 96 * mb, swap: 0},
+		"memory stays":    {old: 64 * mb, asked: 0, swap: 0},
+	} {
+		old := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: 64 * mb, MemorySwapLimitInBytes: c.old}
+		asked := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: c.asked}
+		require.Equal(t, c.swap, withSwap(old, asked).MemorySwapLimitInBytes, name)
+		require.Zero(t, asked.MemorySwapLimitInBytes, "the request is the caller's")
+	}
+	asked := &runtimeapi.LinuxContainerResources{MemoryLimitInBytes: mb, MemorySwapLimitInBytes: 3 * mb}
+	require.Same(t, asked, withSwap(&runtimeapi.LinuxContainerResources{MemoryLimitInBytes: mb, MemorySwapLimitInBytes: mb}, asked))
 }
 
 func TestCallsReachTheEngineAndItsErrorsComeBack(t *testing.T) {

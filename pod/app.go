@@ -157,11 +157,19 @@ func (e *Engine) dropFromSupervisor(ctx context.Context, pod ID, app AppID) erro
 	return err
 }
 
-// UpdateApp applies resources, the JSON of linux.resources in the OCI spec, and
-// keeps change's answer as the app's Extra. Either both have happened or, on an
-// error, neither; if ctx ended, or the supervisor went, meanwhile, the limits may
-// be the new ones, and the call should be repeated.
-func (e *Engine) UpdateApp(ctx context.Context, id AppID, resources []byte, change func(*AppSpec) (json.RawMessage, error)) error {
+// Change is what UpdateApp makes of an app.
+type Change struct {
+	// Resources are the new limits, and Before those in force, to go back to: the
+	// JSON of linux.resources in the OCI spec.
+	Resources, Before []byte
+	// Extra replaces AppSpec.Extra.
+	Extra json.RawMessage
+}
+
+// UpdateApp applies the change that is asked for of the app's spec. Either all of it
+// has happened or, on an error, none; if ctx ended, or the supervisor went,
+// meanwhile, the limits may be the new ones, and the call should be repeated.
+func (e *Engine) UpdateApp(ctx context.Context, id AppID, change func(*AppSpec) (Change, error)) error {
 	if err := e.work.Lock(ctx, string(id)); err != nil {
 		return err
 	}
@@ -174,9 +182,11 @@ func (e *Engine) UpdateApp(ctx context.Context, id AppID, resources []byte, chan
 		return fmt.Errorf("update app %s: it has exited: %w", id, errdefs.ErrFailedPrecondition)
 	}
 	spec := *app.Spec
-	if spec.Extra, err = change(&spec); err != nil {
+	to, err := change(&spec)
+	if err != nil {
 		return fmt.Errorf("update app %s: %w", id, err)
 	}
+	spec.Extra = to.Extra
 	rec, _ := e.appRecord(id)
 	old := rec
 	rec.Spec = &spec
@@ -188,7 +198,10 @@ func (e *Engine) UpdateApp(ctx context.Context, id AppID, resources []byte, chan
 	if err := rec.write(dir); err != nil {
 		return fmt.Errorf("update app %s: %w", id, err)
 	}
-	if err := c.UpdateApp(ctx, string(id), resources); err != nil {
+	if err := c.UpdateApp(ctx, string(id), to.Resources); err != nil {
+		// A runtime may have got half way. What was in force can be refused only where
+		// it is in force still.
+		_ = c.UpdateApp(ctx, string(id), to.Before)
 		if werr := old.write(dir); werr != nil {
 			err = fmt.Errorf("%w (undo: %v)", err, werr)
 		}

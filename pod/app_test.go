@@ -168,15 +168,19 @@ func TestReadsNeverDial(t *testing.T) {
 func TestUpdateIsAllOrNothing(t *testing.T) {
 	h := newHost(t)
 	e, _, id, app := launched(t, h)
-	set := func(doc string) func(*AppSpec) (json.RawMessage, error) {
-		return func(*AppSpec) (json.RawMessage, error) { return json.RawMessage(doc), nil }
+	set := func(doc, limits string) func(*AppSpec) (Change, error) {
+		return func(*AppSpec) (Change, error) {
+			return Change{Extra: json.RawMessage(doc), Resources: []byte(limits), Before: []byte(`"before"`)}, nil
+		}
 	}
-	require.NoError(t, e.UpdateApp(t.Context(), app, []byte(`{}`), set(`{"k":2}`)))
+	require.NoError(t, e.UpdateApp(t.Context(), app, set(`{"k":2}`, `"good"`)))
+	require.Equal(t, []string{`"good"`}, h.supervisor(id).limits())
 	h.failing(supervisor.OpUpdateApp, errBoom)
 
-	err := e.UpdateApp(t.Context(), app, []byte(`{}`), set(`{"k":3}`))
+	err := e.UpdateApp(t.Context(), app, set(`{"k":3}`, `"bad"`))
 
 	require.ErrorContains(t, err, "boom")
+	require.Equal(t, []string{`"good"`, `"bad"`, `"before"`}, h.supervisor(id).limits(), "a runtime that got half way goes back")
 	a, err := e.App(app)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"k":2}`, string(a.Spec.Extra))
@@ -184,7 +188,7 @@ func TestUpdateIsAllOrNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.JSONEq(t, `{"k":2}`, string(rec.Spec.Extra))
 	refused := errors.New("refused")
-	err = e.UpdateApp(t.Context(), app, []byte(`{}`), func(*AppSpec) (json.RawMessage, error) { return nil, refused })
+	err = e.UpdateApp(t.Context(), app, func(*AppSpec) (Change, error) { return Change{}, refused })
 	require.ErrorIs(t, err, refused)
 }
 

@@ -298,14 +298,15 @@ type fakeSupervisor struct {
 	listener *os.File
 	wg       sync.WaitGroup
 
-	mu     sync.Mutex
-	conns  []*supervisor.Conn
-	apps   map[string]*supervisor.AppStatus
-	specs  map[string]supervisor.AppSpec
-	seq    uint64
-	kept   []supervisor.Event
-	subs   []*supervisor.Conn
-	closed bool
+	mu      sync.Mutex
+	conns   []*supervisor.Conn
+	apps    map[string]*supervisor.AppStatus
+	specs   map[string]supervisor.AppSpec
+	seq     uint64
+	kept    []supervisor.Event
+	subs    []*supervisor.Conn
+	closed  bool
+	updates []string // guarded by mu
 }
 
 func startSupervisor(h *host, spec launch.Spec) (*fakeSupervisor, error) {
@@ -376,8 +377,11 @@ func (s *fakeSupervisor) serve(conn *supervisor.Conn) {
 		if err != nil {
 			return
 		}
-		supervisor.CloseAll(files)
 		req, err := supervisor.DecodeRequest(packet)
+		if err == nil && req.Op == supervisor.OpUpdateApp {
+			s.note(files[0])
+		}
+		supervisor.CloseAll(files)
 		if err != nil {
 			return
 		}
@@ -396,6 +400,22 @@ func (s *fakeSupervisor) serve(conn *supervisor.Conn) {
 			go s.die()
 		}
 	}
+}
+
+// note keeps the limits that an update brings.
+func (s *fakeSupervisor) note(f *os.File) {
+	doc := make([]byte, 4096)
+	n, _ := f.ReadAt(doc, 0) // it ends before the buffer does
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.updates = append(s.updates, string(doc[:n]))
+}
+
+// limits are those that updates have brought.
+func (s *fakeSupervisor) limits() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.updates)
 }
 
 func (s *fakeSupervisor) answer(ctx context.Context, conn *supervisor.Conn, req supervisor.Request) (r supervisor.Reply, err error) {
