@@ -64,20 +64,25 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// becomeCommand runs in new namespaces: private mounts, a kubeletDir and
-// a containersDir of its own, and a network with loopback and a default route, without which the kubelet finds no
-// node address.
+// becomeCommand runs in new namespaces, or on a machine of the tests' own, and gives
+// them private mounts, a kubeletDir and a containersDir of their own, and a network
+// with loopback and a default route, without which the kubelet finds no node address.
 func becomeCommand(argv []string) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
-	for _, dir := range []string{kubeletDir, containersDir} {
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
-			return fmt.Errorf("mount a tmpfs over %s: %w", dir, err)
+	if os.Getenv(machineEnv) == "" {
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return fmt.Errorf("make mounts private: %w", err)
+		}
+		for _, dir := range []string{kubeletDir, containersDir} {
+			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+				return fmt.Errorf("mount a tmpfs over %s: %w", dir, err)
+			}
 		}
 	}
 	if err := os.WriteFile(containersDir+"/registries.conf", []byte(registriesConf), 0o644); err != nil {
 		return err
+	}
+	if _, err := net.InterfaceByName("e2e0"); err == nil { // of an earlier test on the same machine
+		return becomeArgv(argv)
 	}
 	for _, c := range []string{
 		"link set lo up", "link add e2e0 type veth peer name e2e1", "addr add 192.0.2.2/24 dev e2e0",
@@ -87,6 +92,10 @@ func becomeCommand(argv []string) error {
 			return fmt.Errorf("ip %s: %w: %s", c, err, out)
 		}
 	}
+	return becomeArgv(argv)
+}
+
+func becomeArgv(argv []string) error {
 	os.Unsetenv(insideEnv)
 	return unix.Exec(argv[0], argv, os.Environ())
 }
@@ -107,14 +116,17 @@ func binary(t *testing.T, name string) string {
 	return path
 }
 
-// isolated starts a command in namespaces of its own and kills it at the end of
-// the test.
+// isolated starts a command in namespaces of its own, unless the machine is the
+// tests' own, and kills it at the end of the test.
 func isolated(t *testing.T, argv ...string) *process {
 	t.Helper()
 	p := &process{Cmd: exec.Command("/proc/self/exe", argv...), output: &lockedBuffer{}, exited: make(chan struct{})}
 	p.Env = append(os.Environ(), insideEnv+"=1")
 	p.Stdout, p.Stderr = p.output, p.output
 	p.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if os.Getenv(machineEnv) != "" { // systemd starts supervisors in the machine's namespaces
+		p.SysProcAttr.Unshareflags = 0
+	}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // Pdeathsig is sent when the thread ends
@@ -231,16 +243,21 @@ func (p *process) waitHealthy(t *testing.T) {
 }
 
 // kubeletArgs are the arguments of a standalone kubelet of the test, with more
-// lines for its configuration file.
+// lines for its configuration file. On a machine of its own pods are where they
+// always are.
 func kubeletArgs(t *testing.T, moreConfig ...string) []string {
 	t.Helper()
 	dir := shortDir(t)
+	cgroupRoot := "/"
+	if os.Getenv(machineEnv) == "" {
+		cgroupRoot += testCgroup(t)
+	}
 	config := append([]string{
 		"apiVersion: kubelet.config.k8s.io/v1beta1",
 		"kind: KubeletConfiguration",
 		"failCgroupV1: false",
 		"failSwapOn: false",
-		"cgroupRoot: /" + testCgroup(t),
+		"cgroupRoot: " + cgroupRoot,
 		"podLogsDir: " + dir + "/pods",
 		"volumePluginDir: " + dir + "/volume-plugins",
 		"authentication: {anonymous: {enabled: false}, webhook: {enabled: false}}",

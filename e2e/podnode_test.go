@@ -32,6 +32,7 @@ type podNode struct {
 	dir, manifest string
 	data, run     string // --rkt-dir, and the run folder that belongs to it
 	registry      *registrytest.Registry
+	env           []string // of commands; nil: the test's own
 }
 
 const podSubnet = "10.88.7"
@@ -94,7 +95,9 @@ func kill(k *exec.Cmd) {
 
 // command is one that runs on the machine.
 func (n *podNode) command(argv ...string) *exec.Cmd {
-	return exec.Command("nsenter", append([]string{"-t", strconv.Itoa(n.Process.Pid), "-m", "-n", "--"}, argv...)...)
+	cmd := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(n.Process.Pid), "-m", "-n", "--"}, argv...)...)
+	cmd.Env = n.env
+	return cmd
 }
 
 func (n *podNode) criSocket() string { return filepath.Join(n.dir, "cri.sock") }
