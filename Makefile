@@ -44,6 +44,7 @@ build: ## build bin/hyperkube, bin/rkt and bin/rkt-supervisor (the first time ta
 	@echo "building bin/rkt-supervisor, bin/rkt and bin/hyperkube, Kubernetes $(K8S), rktshim $(VERSION)+g$(COMMIT)"
 	@CGO_ENABLED=0 GOEXPERIMENT=nogreenteagc go build -trimpath -ldflags '$(SUPERVISOR_LDFLAGS)' -o bin/rkt-supervisor ./cmd/rkt-supervisor
 	@cmp -s bin/rkt-supervisor hyperkube/supervisorbin/bin/rkt-supervisor || cp bin/rkt-supervisor hyperkube/supervisorbin/bin/
+	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o hyperkube/hellobin/bin/hello ./cmd/hello
 	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/rkt ./cmd/rkt
 	@cd hyperkube && CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o ../bin/hyperkube .
 
@@ -69,13 +70,13 @@ bench: build ## measure, and write the results with the machine and the date int
 	@./e2e/install.sh $(PACKAGES) containerd
 	cd tools && go run ./bench -rkt ../bin/rkt -supervisor ../bin/rkt-supervisor -readme ../README.md -out ../docs/bench
 
-up: ## build and start a node on this machine (root; installs missing Debian packages, saying so)
+up: ## build and start a one-node cluster on this machine (root; installs missing Debian packages, saying so)
 	@./e2e/install.sh $(PACKAGES)
 	@$(MAKE) --no-print-directory build
 	@bin/hyperkube local-up
 
-down: ## stop the node that `make up` started and remove every trace of it
+down: ## end the cluster that `make up` started and remove every trace of it
 	@if [ -x bin/hyperkube ]; then bin/hyperkube local-down; else echo "nothing to stop: bin/hyperkube is not built"; fi
 
 clean: ## remove what was built
-	rm -rf bin hyperkube/supervisorbin/bin/rkt-supervisor
+	rm -rf bin hyperkube/supervisorbin/bin/rkt-supervisor hyperkube/hellobin/bin/hello

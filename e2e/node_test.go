@@ -33,12 +33,13 @@ const cgroupPrefix = "rktshim-e2e-"
 // started in and become the command in its arguments.
 const insideEnv = "RKTSHIM_E2E_INSIDE"
 
-// kubeletDir is a path that every kubelet writes to, whatever its --root-dir, and
-// containersDir one that tells how registries are reached. Isolated processes
-// have their own.
+// kubeletDir and containerLinks are paths that every kubelet writes to, whatever its
+// --root-dir, and containersDir one that tells how registries are reached. Isolated
+// processes have their own.
 const (
-	kubeletDir    = "/var/lib/kubelet"
-	containersDir = "/etc/containers"
+	kubeletDir     = "/var/lib/kubelet"
+	containerLinks = "/var/log/containers"
+	containersDir  = "/etc/containers"
 )
 
 // registriesConf makes the registries that tests serve known as plain http.
@@ -50,7 +51,7 @@ func TestMain(m *testing.M) {
 		os.Exit(125)
 	}
 	var made []string // mount points that isolated needs and this machine lacks
-	for _, dir := range []string{kubeletDir, containersDir} {
+	for _, dir := range []string{kubeletDir, containerLinks, containersDir} {
 		if err := os.Mkdir(dir, 0o755); err == nil {
 			made = append(made, dir)
 		}
@@ -65,14 +66,15 @@ func TestMain(m *testing.M) {
 }
 
 // becomeCommand runs in new namespaces, or on a machine of the tests' own, and gives
-// them private mounts, a kubeletDir and a containersDir of their own, and a network
-// with loopback and a default route, without which the kubelet finds no node address.
+// them private mounts, a kubeletDir, containerLinks and containersDir of their own, and
+// a network with loopback and a default route, without which the kubelet finds no node
+// address.
 func becomeCommand(argv []string) error {
 	if os.Getenv(machineEnv) == "" {
 		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 			return fmt.Errorf("make mounts private: %w", err)
 		}
-		for _, dir := range []string{kubeletDir, containersDir} {
+		for _, dir := range []string{kubeletDir, containerLinks, containersDir} {
 			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
 				return fmt.Errorf("mount a tmpfs over %s: %w", dir, err)
 			}
@@ -145,6 +147,18 @@ func isolated(t *testing.T, argv ...string) *process {
 			t.Logf("output of %v:\n%s", argv, p.output.tail(8000))
 		}
 	})
+	return p
+}
+
+// holder is a process that does no more than hold namespaces.
+func holder(t *testing.T) *process {
+	t.Helper()
+	p := isolated(t, "/bin/sleep", "infinity")
+	// The namespaces are ready when it has become what it is.
+	require.Eventually(t, func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.Process.Pid))
+		return err == nil && string(b) == "sleep\n"
+	}, time.Minute, 5*time.Millisecond)
 	return p
 }
 

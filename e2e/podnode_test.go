@@ -57,12 +57,7 @@ func newPodNode(t *testing.T, stage1 string, moreConfig ...string) *podNode {
 	config := append([]string{"staticPodPath: " + n.manifest, "fileCheckFrequency: 1s", "syncFrequency: 2s", "readOnlyPort: 10255"}, moreConfig...)
 	n.args = append(kubeletArgs(t, config...),
 		"--container-runtime=rkt", "--rkt-dir="+n.data, "--rkt-stage1-image="+stage1, "--rkt-cri-socket="+n.criSocket(), "--cni-conf-dir="+conf, "--cni-bin-dir=/usr/lib/cni")
-	n.process = isolated(t, "/bin/sleep", "infinity")
-	// The namespaces are ready when the holder has become what it is.
-	require.Eventually(t, func() bool {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", n.Process.Pid))
-		return err == nil && string(b) == "sleep\n"
-	}, 30*time.Second, 5*time.Millisecond)
+	n.process = holder(t)
 	n.registry = registrytest.New(t)
 	n.serve(t, registryAddr, n.registry.Server.Config.Handler)
 	n.registry.Push("busybox", "1", registrytest.Image{Layers: []registrytest.Layer{{Tar: func(w *tar.Writer) error { return addFile(w, "/bin/busybox") }}}})

@@ -40,8 +40,9 @@ func commands() []command {
 	all = append(all, components()...)
 	return append(all, []command{
 		{"rkt", "the operator's view of the node's pods and images", runRkt},
-		{"local-up", "start a node on this machine", func(args []string) int { return runCobra(local.NewUpCommand(), args) }},
-		{"local-down", "stop that node and remove it", func(args []string) int { return runCobra(local.NewDownCommand(), args) }},
+		{"local-up", "start a one-node cluster on this machine", func(args []string) int { return runCobra(local.NewUpCommand(), args) }},
+		{"local-down", "end that cluster and remove every trace of it", func(args []string) int { return runCobra(local.NewDownCommand(), args) }},
+		{"preflight", "check whether this machine can run a cluster of local-up", func(args []string) int { return runCobra(local.NewPreflightCommand(), args) }},
 		{"version", "print the versions of Kubernetes and of " + rktshim.Name, printVersion},
 	}...)
 }

@@ -7,17 +7,21 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 )
 
 // NewDownCommand makes the command local-down.
 func NewDownCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:          "local-down",
-		Short:        "stop the node that local-up started and remove it",
-		Long:         "Local-down stops the node and ends its pods and removes its folder, mounts\nand cgroups. It says what it removed. A node that does not exist is no error.",
-		Example:      "  hyperkube local-down\n  hyperkube local-down --dir=/srv/node",
+		Use:   "local-down",
+		Short: "end that cluster and remove it",
+		Long: "Local-down ends the cluster and its pods and removes every trace: processes, mounts,\n" +
+			"networks, cgroups, the chains of iptables, sysctls that were changed, and its folder\n" +
+			"with all data. It says what it removed. A cluster that does not exist is no error.",
+		Example:      "  hyperkube local-down\n  hyperkube local-down --dir=/srv/cluster",
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
 	}
@@ -38,7 +42,7 @@ func (n node) down(ctx context.Context, out io.Writer) error {
 		fmt.Fprintf(out, "nothing to stop: there is no %s\n", n.dir)
 		return nil
 	}
-	if err := n.check(); err != nil {
+	if err := errors.Join(n.isCluster(), n.enter()); err != nil {
 		return err
 	}
 	lock, err := n.lock()
@@ -49,23 +53,41 @@ func (n node) down(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	defer lock.Close()
-	if err := n.endKubelet(ctx); err != nil {
+	if err := n.endOld(ctx); err != nil {
 		return err
 	}
-	removed, err := n.removeTraces(ctx)
-	for _, what := range removed {
-		fmt.Fprintf(out, "removed %s\n", what)
-	}
-	return err
+	return n.remove(ctx, out)
 }
 
-// stop ends the local-up that runs the node and returns with its lock.
+// remove removes pods politely, then by force what is left of them, then the rest.
+func (n node) remove(ctx context.Context, out io.Writer) error {
+	note := func(done string, things ...string) {
+		for _, thing := range things {
+			fmt.Fprintln(out, done, thing)
+		}
+	}
+	klog.LogToStderr(false) // of the runtime that removes the pods: errors are returned as well
+	klog.SetOutput(io.Discard)
+	pods, err := n.removePods(ctx)
+	if pods > 0 {
+		note("removed", fmt.Sprintf("%d pods with their networks", pods))
+	}
+	if err != nil {
+		fmt.Fprintf(out, "some pods did not end in order, and are ended by force: %v\n", err)
+	}
+	return n.removeTraces(ctx, note)
+}
+
+// upPatience is how long local-up may take to end its components.
+const upPatience = 2 * time.Minute
+
+// stop ends the local-up that runs the cluster and returns with its lock.
 func (n node) stop(ctx context.Context, out io.Writer) (*os.File, error) {
 	pid, err := n.pid()
 	if err != nil {
 		return nil, err
 	}
-	if err := end(ctx, pid, func() bool { return runsLocalUp(pid) }); err != nil {
+	if err := end(ctx, pid, upPatience, func() bool { return runsLocalUp(pid) }); err != nil {
 		return nil, fmt.Errorf("stop local-up: %w", err)
 	}
 	lock, err := n.lock()
@@ -75,6 +97,6 @@ func (n node) stop(ctx context.Context, out io.Writer) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(out, "stopped the node (process %d)\n", pid)
+	fmt.Fprintf(out, "stopped the cluster (process %d and its components)\n", pid)
 	return lock, nil
 }

@@ -1,9 +1,12 @@
-// Package local runs a node on this machine for trying things out: hyperkube
-// local-up and local-down.
+// Package local runs a one-node cluster on this machine: hyperkube local-up,
+// local-down and preflight.
 //
-// Local-up starts the kubelet as its child, watches it, and stays as long as it
-// lives. All data is in one folder; the lock of a file there says whether the
-// node runs, and the kernel drops it whatever end local-up has.
+// Local-up starts etcd, the control plane, kube-proxy and a kubelet as its children,
+// watches them, and stays as long as all live: it restarts none, because a component
+// that dies is what whoever tries things out wants to see. Pods outlive it; the next
+// local-up on the same folder continues with them. All data is in one folder; the
+// lock of a file there says whether the cluster runs, and the kernel drops it
+// whatever end local-up has.
 package local
 
 import (
@@ -21,27 +24,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultDir holds the node that `make up` starts.
+// DefaultDir holds the cluster that `make up` starts.
 const DefaultDir = "/var/lib/rktshim-local"
 
-// node is a node's folder and the files in it.
+// DefaultKubeconfig is its administrator's.
+const DefaultKubeconfig = DefaultDir + "/admin.kubeconfig"
+
+// node is a cluster's folder, on its one node, and the files in it.
 type node struct{ dir string }
 
-// marker is the file that makes a folder a node's: only a folder that has it is
+// marker is the file that makes a folder a cluster's: only a folder that has it is
 // ever removed.
-func (n node) marker() string     { return filepath.Join(n.dir, ".rktshim-local-node") }
-func (n node) kubeletPid() string { return filepath.Join(n.dir, "kubelet.pid") }
-func (n node) lockFile() string   { return filepath.Join(n.dir, "lock") }
-func (n node) kubeletLog() string { return filepath.Join(n.dir, "log", "kubelet.log") }
-func (n node) upLog() string      { return filepath.Join(n.dir, "log", "local-up.log") }
-func (n node) config() string     { return filepath.Join(n.dir, "kubelet.yaml") }
-func (n node) rktDir() string     { return filepath.Join(n.dir, "rkt") }
-func (n node) criSocket() string  { return filepath.Join(n.dir, "cri.sock") }
+func (n node) marker() string         { return filepath.Join(n.dir, ".rktshim-local-node") }
+func (n node) pidDir() string         { return filepath.Join(n.dir, "pids") }
+func (n node) lockFile() string       { return filepath.Join(n.dir, "lock") }
+func (n node) log(name string) string { return filepath.Join(n.dir, "log", name+".log") }
+func (n node) upLog() string          { return n.log("local-up") }
+func (n node) config() string         { return filepath.Join(n.dir, "kubelet.yaml") }
+func (n node) kubeletRoot() string    { return filepath.Join(n.dir, "kubelet") }
+func (n node) volumePlugins() string  { return filepath.Join(n.dir, "volume-plugins") }
+func (n node) rktDir() string         { return filepath.Join(n.dir, "rkt") }
+func (n node) criSocket() string      { return filepath.Join(n.dir, "cri.sock") }
 
-// errRunning is returned by lock while the node runs.
-var errRunning = errors.New("the node runs")
+// errRunning is returned by lock while the cluster runs.
+var errRunning = errors.New("the cluster runs")
 
-// lock makes this process the one that runs the node, or says errRunning. The
+// lock makes this process the one that runs the cluster, or says errRunning. The
 // file holds the pid of the one that does.
 func (n node) lock() (*os.File, error) {
 	f, err := os.OpenFile(n.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
@@ -71,8 +79,8 @@ func (n node) pid() (int, error) {
 	return pid, nil
 }
 
-// cgroup names the cgroup below which the node's kubelet makes its own, so that
-// local-down can tell them from those of other kubelets and other nodes.
+// cgroup names the cgroup below which the cluster's kubelet makes its own, so that
+// local-down can tell them from those of other kubelets and other clusters.
 func (n node) cgroup() string {
 	if n.dir == DefaultDir {
 		return "rktshim-local"
@@ -81,7 +89,7 @@ func (n node) cgroup() string {
 	return "rktshim-local-" + hex.EncodeToString(sum[:6])
 }
 
-// claim makes the folder the node's. It refuses one that holds something else,
+// claim makes the folder a cluster's. It refuses one that holds something else,
 // because local-down is going to remove it.
 func (n node) claim() error {
 	entries, err := os.ReadDir(n.dir)
@@ -89,7 +97,7 @@ func (n node) claim() error {
 		return err
 	}
 	if len(entries) > 0 {
-		if err := n.check(); err != nil {
+		if err := n.isCluster(); err != nil {
 			return fmt.Errorf("%w: choose an empty folder, or one that does not exist", err)
 		}
 		return nil
@@ -100,10 +108,10 @@ func (n node) claim() error {
 	return os.WriteFile(n.marker(), []byte("This folder belongs to hyperkube local-up; local-down removes it.\n"), 0o600)
 }
 
-// check says whether the folder is a node's.
-func (n node) check() error {
+// isCluster says whether the folder is a cluster's.
+func (n node) isCluster() error {
 	if _, err := os.Lstat(n.marker()); err != nil {
-		return fmt.Errorf("%s is not the folder of a node: it has no %s", n.dir, filepath.Base(n.marker()))
+		return fmt.Errorf("%s is not the folder of a cluster: it has no %s", n.dir, filepath.Base(n.marker()))
 	}
 	return nil
 }
@@ -111,7 +119,7 @@ func (n node) check() error {
 // dirFlag adds --dir, and says what is wrong with its value. The path is resolved:
 // what is removed must be what was made.
 func dirFlag(cmd *cobra.Command) func() (node, error) {
-	dir := cmd.Flags().String("dir", DefaultDir, "folder of the node's data and logs")
+	dir := cmd.Flags().String("dir", DefaultDir, "folder of the cluster's data and logs")
 	return func() (node, error) {
 		if !filepath.IsAbs(*dir) || filepath.Clean(*dir) == "/" {
 			return node{}, fmt.Errorf("--dir=%s: must be an absolute path other than /", *dir)
@@ -120,7 +128,7 @@ func dirFlag(cmd *cobra.Command) func() (node, error) {
 			return node{}, fmt.Errorf("--dir=%s: must not contain a colon or a comma: overlayfs takes them for separators", *dir)
 		}
 		if os.Geteuid() != 0 {
-			return node{}, errors.New("a node needs root: run this as root")
+			return node{}, errors.New("a cluster needs root: run this as root")
 		}
 		real, err := resolve(filepath.Clean(*dir))
 		if err != nil {

@@ -13,10 +13,10 @@ import (
 )
 
 // podSlice is where a kubelet keeps all pods if systemd is the init: a slice of
-// its own would need a unit file, so the node takes the usual one.
+// its own would need a unit file, so the cluster takes the usual one.
 const podSlice = "kubepods.slice"
 
-// madePodSlice is there if podSlice is the node's.
+// madePodSlice is there if podSlice is the cluster's.
 func (n node) madePodSlice() string { return filepath.Join(n.dir, "made-kubepods-slice") }
 
 // homePods makes the cgroup below which the kubelet keeps pods, and gives its name
@@ -43,7 +43,7 @@ func (n node) homePods() (cgroupRoot string, err error) {
 	return "", os.WriteFile(n.madePodSlice(), nil, 0o600)
 }
 
-// endPods ends all pods that the node has left running and removes their cgroups.
+// endPods ends what the cluster's pods have left running and removes their cgroups.
 func (n node) endPods(ctx context.Context) (removed []string, err error) {
 	name := n.cgroup()
 	if _, err := os.Stat(n.madePodSlice()); err == nil {

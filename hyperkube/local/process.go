@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -28,31 +29,51 @@ func startTime(pid int) (string, error) {
 	return fields[19], nil
 }
 
-// noteKubelet records the kubelet's process, for whoever comes after a local-up
+// noteProcess records a component's process, for whoever comes after a local-up
 // that was killed.
-func (n node) noteKubelet(pid int) error {
+func (n node) noteProcess(name string, pid int) error {
 	start, err := startTime(pid)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it has ended, which is found out where its end is waited for
+	}
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(n.kubeletPid(), []byte(fmt.Sprintf("%d %s\n", pid, start)), 0o600)
+	if err := os.MkdirAll(n.pidDir(), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(n.pidDir(), name), []byte(fmt.Sprintf("%d %s\n", pid, start)), 0o600)
 }
 
-// endKubelet ends the kubelet of a local-up that was killed, and waits for it.
-func (n node) endKubelet(ctx context.Context) error {
-	b, err := os.ReadFile(n.kubeletPid())
+// endOld ends the components of a local-up that was killed, and waits for them. The
+// kernel has told them to end when it died.
+func (n node) endOld(ctx context.Context) error {
+	files, err := os.ReadDir(n.pidDir())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	for _, f := range files {
+		if err := endNoted(ctx, filepath.Join(n.pidDir(), f.Name())); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(n.pidDir())
+}
+
+func endNoted(ctx context.Context, file string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
 	var pid int
 	var start string
 	if _, err := fmt.Sscan(string(b), &pid, &start); err != nil {
-		return fmt.Errorf("read %s: %w", n.kubeletPid(), err)
+		return fmt.Errorf("read %s: %w", file, err)
 	}
-	return end(ctx, pid, func() bool {
+	return end(ctx, pid, stopPatience, func() bool {
 		now, err := startTime(pid)
 		return err == nil && now == start
 	})
@@ -60,7 +81,7 @@ func (n node) endKubelet(ctx context.Context) error {
 
 // end sends SIGTERM to a process, if it still is the one that is meant, and
 // SIGKILL if it takes too long, and waits until it has ended.
-func end(ctx context.Context, pid int, isMeant func() bool) error {
+func end(ctx context.Context, pid int, patience time.Duration, isMeant func() bool) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -76,16 +97,16 @@ func end(ctx context.Context, pid int, isMeant func() bool) error {
 		if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("end process %d: %w", pid, err)
 		}
-		if ended, err := waitEnd(ctx, fd); ended || err != nil {
+		if ended, err := waitEnd(ctx, fd, patience); ended || err != nil {
 			return err
 		}
 	}
 	return fmt.Errorf("process %d does not end", pid)
 }
 
-// waitEnd waits until a process has ended, at most stopPatience.
-func waitEnd(ctx context.Context, pidfd int) (ended bool, err error) {
-	for deadline := time.Now().Add(stopPatience); time.Now().Before(deadline); {
+// waitEnd waits until a process has ended, at most so long.
+func waitEnd(ctx context.Context, pidfd int, patience time.Duration) (ended bool, err error) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +21,7 @@ func newProgress(out io.Writer) *progress {
 		return &progress{out: out}
 	}
 	os.Unsetenv(progressEnv)
-	unix.CloseOnExec(progressFD) // the kubelet must not keep it open
+	unix.CloseOnExec(progressFD) // components must not keep it open
 	f := os.NewFile(progressFD, "progress")
 	return &progress{out: f, parent: f}
 }
@@ -30,7 +29,7 @@ func newProgress(out io.Writer) *progress {
 // step announces a step; the function it returns says that it is done.
 func (p *progress) step(what string) (done func()) {
 	start := time.Now()
-	return func() { p.say("%-60s %6.2f s", what, time.Since(start).Seconds()) }
+	return func() { p.say("%-62s %6.2f s", what, time.Since(start).Seconds()) }
 }
 
 func (p *progress) say(format string, args ...any) { fmt.Fprintf(p.out, format+"\n", args...) }
@@ -47,14 +46,4 @@ func (p *progress) close() {
 	if p.parent != nil {
 		p.parent.Close()
 	}
-}
-
-// tail gives the last lines of a file, for an error.
-func tail(file string, lines int) string {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return err.Error()
-	}
-	all := strings.Split(strings.TrimRight(string(b), "\n"), "\n")
-	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,85 +16,163 @@ import (
 	"github.com/rktnetes/rktshim/internal/rundir"
 )
 
-// kubeletDir is a folder that every kubelet makes for its device plugins,
-// whatever its --root-dir.
-const kubeletDir = "/var/lib/kubelet"
+// sharedDirs are folders that every kubelet makes, whatever its --root-dir: for its
+// device plugins, and for links to the logs of containers. Inner ones come first.
+var sharedDirs = []string{devicePlugins, kubeletDir, containerLinks}
 
-// madeKubeletDir is there if the machine had no kubeletDir before the node.
-func (n node) madeKubeletDir() string { return filepath.Join(n.dir, "made-var-lib-kubelet") }
+const (
+	kubeletDir     = "/var/lib/kubelet"
+	devicePlugins  = kubeletDir + "/device-plugins"
+	containerLinks = "/var/log/containers"
+)
 
-// noteKubeletDir remembers whether kubeletDir is going to be the node's doing.
-func (n node) noteKubeletDir() error {
-	_, err := os.Stat(kubeletDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return os.WriteFile(n.madeKubeletDir(), nil, 0o600)
-	}
-	return err
+// madeFile is there if the machine did not have one of the sharedDirs before the
+// cluster.
+func (n node) madeFile(dir string) string {
+	return filepath.Join(n.dir, "made"+strings.ReplaceAll(dir, "/", "-"))
 }
 
-// removeTraces removes all that the node has left on the machine, its folder
-// last, and gives a line for each thing.
-func (n node) removeTraces(ctx context.Context) (removed []string, err error) {
-	removed, err = n.endPods(ctx)
+// noteSharedDirs remembers which of the sharedDirs are going to be the cluster's
+// doing.
+func (n node) noteSharedDirs() error {
+	for _, dir := range sharedDirs {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			err = os.WriteFile(n.madeFile(dir), nil, 0o600)
+			if err != nil {
+				return err
+			}
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// noter tells what was done to things.
+type noter func(done string, things ...string)
+
+// removeTraces removes all that the cluster has left on the machine, its folder
+// last, and notes each thing.
+func (n node) removeTraces(ctx context.Context, note noter) error {
+	pods, err := n.endPods(ctx)
+	note("removed", pods...)
 	if err != nil {
-		return removed, err
+		return err
 	}
 	run, err := rundir.Of(n.rktDir())
 	if err != nil {
-		return removed, err
+		return err
 	}
 	for _, dir := range []string{run, n.dir} {
 		mounts, err := unmountBelow(dir)
-		removed = append(removed, mounts...)
+		note("removed", mounts...)
 		if err != nil {
-			return removed, err
+			return err
 		}
 	}
 	if _, err := os.Stat(run); err == nil {
 		if err := os.RemoveAll(run); err != nil {
-			return removed, err
+			return err
 		}
-		removed = append(removed, run)
+		note("removed", run)
 	}
-	if _, err := os.Stat(n.madeKubeletDir()); err == nil && onlyDevicePlugins() {
-		if err := os.RemoveAll(kubeletDir); err != nil {
-			return removed, err
-		}
-		removed = append(removed, kubeletDir)
+	shared, err := n.removeSharedDirs()
+	note("removed", shared...)
+	if err != nil {
+		return err
 	}
-	return n.removeFolder(removed)
+	if err := n.removeNetwork(ctx, note); err != nil {
+		return err
+	}
+	return n.removeFolder(note)
 }
 
-// onlyDevicePlugins says whether kubeletDir holds no more than any kubelet puts
-// there: not a node that was installed since.
-func onlyDevicePlugins() bool {
-	entries, err := os.ReadDir(kubeletDir)
-	return err == nil && (len(entries) == 0 || len(entries) == 1 && entries[0].Name() == "device-plugins")
+// removeNetwork removes the rules of this network namespace that are the cluster's,
+// and sets sysctls back. Those of namespaces that are gone are gone.
+func (n node) removeNetwork(ctx context.Context, note noter) error {
+	if _, err := os.Stat(n.sysctlsFile()); errors.Is(err, fs.ErrNotExist) {
+		return nil // it has never come so far
+	}
+	if _, err := n.otherNamespaces(); errors.Is(err, errGone) {
+		return nil
+	}
+	chains, err := removeChains(ctx)
+	note("removed", chains...)
+	if err != nil {
+		return err
+	}
+	restored, err := n.restoreSysctls()
+	note("set back", restored...)
+	return err
 }
 
-// removeFolder removes the node's folder, the marker last, so that a removal that
+// removeSharedDirs removes what the kubelet has put into sharedDirs, and those that
+// are there because of it.
+func (n node) removeSharedDirs() (removed []string, err error) {
+	links, err := filepath.Glob(containerLinks + "/*.log")
+	if err != nil {
+		return nil, err
+	}
+	for _, link := range links {
+		if to, err := os.Readlink(link); err != nil || !strings.HasPrefix(to, n.dir+"/") {
+			continue
+		}
+		if err := os.Remove(link); err != nil {
+			return removed, err
+		}
+		removed = append(removed, link)
+	}
+	for _, dir := range sharedDirs {
+		if _, err := os.Stat(n.madeFile(dir)); err != nil {
+			continue
+		}
+		if dir == devicePlugins && !served(filepath.Join(dir, "kubelet.sock")) {
+			if err := os.RemoveAll(dir); err != nil {
+				return removed, err
+			}
+			removed = append(removed, dir)
+		} else if os.Remove(dir) == nil { // another kubelet may use it by now
+			removed = append(removed, dir)
+		}
+	}
+	return removed, nil
+}
+
+// served says whether somebody listens on a socket.
+func served(socket string) bool {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// removeFolder removes the cluster's folder, the marker last, so that a removal that
 // failed can be repeated.
-func (n node) removeFolder(removed []string) ([]string, error) {
+func (n node) removeFolder(note noter) error {
 	entries, err := os.ReadDir(n.dir)
 	if err != nil {
-		return removed, err
+		return err
 	}
 	for _, e := range entries {
 		if path := filepath.Join(n.dir, e.Name()); path != n.marker() {
 			if err := os.RemoveAll(path); err != nil {
-				return removed, err
+				return err
 			}
 		}
 	}
 	if err := os.Remove(n.marker()); err != nil {
-		return removed, err
+		return err
 	}
 	if err := os.Remove(n.dir); errors.Is(err, unix.EBUSY) {
-		return append(removed, "all in "+n.dir+", which is a mount point and stays"), nil
+		note("removed", "all in "+n.dir+", which is a mount point and stays")
+		return nil
 	} else if err != nil {
-		return removed, err
+		return err
 	}
-	return append(removed, n.dir), nil
+	note("removed", n.dir)
+	return nil
 }
 
 // unmountBelow unmounts what is mounted below dir, the last mount first.
