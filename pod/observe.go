@@ -50,14 +50,20 @@ type Sight struct {
 	Unread     []error // parts of its records that cannot be read
 }
 
-// Find returns the pod whose id begins with prefix. None is NotFound, several are
-// InvalidArgument.
+// Find returns the pod whose id begins with prefix or, of a "namespace/name", the one
+// of that name that has not exited, else the last that has. None is NotFound, several
+// are InvalidArgument.
 func (o *Observer) Find(prefix string) (ID, error) {
 	ids, err := o.ids()
 	if err != nil {
 		return "", err
 	}
-	found := slices.DeleteFunc(ids, func(id ID) bool { return prefix == "" || !strings.HasPrefix(string(id), prefix) })
+	var found []ID
+	if strings.Contains(prefix, "/") {
+		found = o.lastOf(ids, prefix)
+	} else if prefix != "" {
+		found = slices.DeleteFunc(ids, func(id ID) bool { return !strings.HasPrefix(string(id), prefix) })
+	}
 	switch len(found) {
 	case 0:
 		return "", fmt.Errorf("no matches found for %q%w", prefix, silent{errdefs.ErrNotFound})
@@ -65,6 +71,26 @@ func (o *Observer) Find(prefix string) (ID, error) {
 		return found[0], nil
 	}
 	return "", fmt.Errorf("ambiguous uuid %q, %d matches%w", prefix, len(found), silent{errdefs.ErrInvalidArgument})
+}
+
+// lastOf returns the pods of a name that are not known to have exited, else the last
+// one that is.
+func (o *Observer) lastOf(ids []ID, name string) (found []ID) {
+	var last record
+	for _, id := range ids {
+		rec, err := readPod(filepath.Join(o.cfg.Dir, string(id)))
+		switch {
+		case err != nil || rec.Spec.Namespace+"/"+rec.Spec.Name != name:
+		case rec.State != Exited && !rec.Doomed:
+			found = append(found, id)
+		case rec.CreatedAt.After(last.CreatedAt):
+			last = rec
+		}
+	}
+	if len(found) == 0 && last.ID != "" {
+		found = append(found, last.ID)
+	}
+	return found
 }
 
 // silent gives an error a class without a word of it in the text.

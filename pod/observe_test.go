@@ -117,6 +117,31 @@ func TestPodIsFoundByTheStartOfItsID(t *testing.T) {
 	require.ErrorIs(t, err, errdefs.ErrNotFound, "nothing is no beginning")
 }
 
+func TestPodIsFoundByItsName(t *testing.T) {
+	h := newHost(t)
+	e, _, first, _ := launched(t, h)
+	o := h.observer()
+	_, err := o.Find("default/nope")
+	require.EqualError(t, err, `no matches found for "default/nope"`)
+	id, err := o.Find("default/web")
+	require.NoError(t, err)
+	require.Equal(t, first, id)
+	again := testSpec()
+	again.Attempt = 1
+	second, err := e.Launch(t.Context(), again)
+	require.NoError(t, err)
+	_, err = o.Find("default/web")
+	require.EqualError(t, err, `ambiguous uuid "default/web", 2 matches`)
+	require.NoError(t, e.Stop(t.Context(), first, 0))
+	id, err = o.Find("default/web")
+	require.NoError(t, err)
+	require.Equal(t, second, id, "the one that lives")
+	require.NoError(t, e.Stop(t.Context(), second, 0))
+	id, err = o.Find("default/web")
+	require.NoError(t, err)
+	require.Equal(t, second, id, "the last")
+}
+
 func TestRecordThatCannotBeReadHidesNoOtherFromTheObserver(t *testing.T) {
 	h := newHost(t)
 	e, stop, id, _ := launched(t, h)

@@ -61,8 +61,8 @@ func New() *cobra.Command {
 		Use:   "rkt COMMAND",
 		Short: "Look after the pods and images of this node",
 		Long: `rkt looks after the pods and images of this node, as the kubelet has them. It works
-beside a running kubelet, beside one that hangs, and without one. Pods are named by
-the start of their UUID.`,
+beside a running kubelet, beside one that hangs, and without one. Where UUID is asked
+for, the start of one will do, or NAMESPACE/NAME of a pod.`,
 		Example: `  rkt list
   rkt enter --app=web 5bc080ca /bin/sh
   rkt logs -f 5bc080ca

@@ -108,9 +108,10 @@ func podsCommand(g *global) *cobra.Command {
 their supervisors: with the kubelet up, hanging or down.
 
 The last attempt of a container has its name, earlier ones carry their number
-("web.0"). Columns and JSON are rkt's, but: an empty node is [] in JSON, and what
-"apps" say is the truth of "rkt app status" (rkt 1.30 gives the pod's state for
-each). Pod times in JSON are seconds since 1970, app times nanoseconds.`,
+("web.0"). Columns and JSON are rkt's, but: --full adds the pods' names; an empty node
+is [] in JSON; and what "apps" say is the truth of "rkt app status" (rkt 1.30 gives
+the pod's state for each). Pod times in JSON are seconds since 1970, app times
+nanoseconds.`,
 		Example: `  rkt list
   rkt list --full
   rkt list --format=json | jq -r '.[].name'`,
@@ -135,7 +136,7 @@ each). Pod times in JSON are seconds since 1970, app times nanoseconds.`,
 		},
 	}
 	cmd.Flags().Var(&format, "format", "print JSON instead of a table, on one line or indented")
-	cmd.Flags().BoolVar(&full, "full", false, "print full UUIDs, image ids and absolute times")
+	cmd.Flags().BoolVar(&full, "full", false, "print full UUIDs, image ids, absolute times and, last, the pods' names")
 	cmd.Flags().BoolVar(&noLegend, "no-legend", false, "leave out the line of headings")
 	return cmd
 }
@@ -163,12 +164,12 @@ func podTable(cmd *cobra.Command, n *operator.Node, seen []pod.Sight, full, noLe
 	tab := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 8, 1, '\t', tabwriter.TabIndent)
 	line := func(cells ...string) {
 		if !full {
-			cells = append(cells[:3], cells[4:]...) // without the image's id
+			cells = append(cells[:3], cells[4:8]...) // without the image's id and the pod's name
 		}
 		fmt.Fprintln(tab, strings.Join(cells, "\t")) // tab keeps the error for Flush
 	}
 	if !noLegend {
-		line("UUID", "APP", "IMAGE NAME", "IMAGE ID", "STATE", "CREATED", "STARTED", "NETWORKS")
+		line("UUID", "APP", "IMAGE NAME", "IMAGE ID", "STATE", "CREATED", "STARTED", "NETWORKS", "POD")
 	}
 	now := time.Now()
 	for i := range seen {
@@ -177,7 +178,7 @@ func podTable(cmd *cobra.Command, n *operator.Node, seen []pod.Sight, full, noLe
 		if !full {
 			uuid = uuid[:8]
 		}
-		row := []string{uuid, "-", "-", "-", podWord(n, s), when(s.CreatedAt, full, now), when(s.StartedAt, full, now), netWords(netsOf(s.Network))}
+		row := []string{uuid, "-", "-", "-", podWord(n, s), when(s.CreatedAt, full, now), when(s.StartedAt, full, now), netWords(netsOf(s.Network)), s.Spec.Namespace + "/" + s.Spec.Name}
 		apps := named(s.Apps)
 		if len(apps) == 0 {
 			line(row...)
@@ -185,7 +186,7 @@ func podTable(cmd *cobra.Command, n *operator.Node, seen []pod.Sight, full, noLe
 		for j, a := range apps {
 			row[1], row[2], row[3] = a.name, a.Spec.Image, shortID(a.Spec.ImageID)
 			if j > 0 { // only what is the app's own
-				row = append([]string{""}, append(row[1:4:4], "", "", "", "")...)
+				row = append([]string{""}, append(row[1:4:4], "", "", "", "", "")...)
 			}
 			line(append([]string(nil), row...)...)
 		}

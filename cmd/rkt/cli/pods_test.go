@@ -178,6 +178,7 @@ func TestListHasRktsColumnsAndFields(t *testing.T) {
 			full := h.says("list", "--full", "--no-legend")
 			require.Contains(t, full, string(id)+"\tweb\tregistry.example.com/web:1\tsha256:111111111111\trunning\t")
 			require.NotContains(t, full, "UUID")
+			require.Contains(t, full, "\tdefault/u1\n")
 
 			var all []map[string]any
 			require.NoError(t, json.Unmarshal([]byte(h.says("list", "--format=json")), &all))
