@@ -33,6 +33,7 @@ type podNode struct {
 	data, run     string // --rkt-dir, and the run folder that belongs to it
 	registry      *registrytest.Registry
 	env           []string // of commands; nil: the test's own
+	hyperkube     string   // path of the binary
 }
 
 const podSubnet = "10.88.7"
@@ -42,7 +43,7 @@ const nodeAddress = "192.0.2.2"
 
 func newPodNode(t *testing.T, stage1 string, moreConfig ...string) *podNode {
 	t.Helper()
-	n := &podNode{t: t, dir: shortDir(t), data: dataDir(t)}
+	n := &podNode{t: t, dir: shortDir(t), data: dataDir(t), hyperkube: binary(t, "hyperkube")}
 	var err error
 	n.run, err = rundir.Of(n.data)
 	require.NoError(t, err)
@@ -75,7 +76,7 @@ func (n *podNode) kubelet() *exec.Cmd {
 // startKubelet is kubelet for who does not wait until it is healthy.
 func (n *podNode) startKubelet() *exec.Cmd {
 	n.t.Helper()
-	k := n.command(append([]string{binary(n.t, "hyperkube"), "kubelet"}, n.args...)...)
+	k := n.command(append([]string{n.hyperkube, "kubelet"}, n.args...)...)
 	k.Stdout, k.Stderr = n.output, n.output
 	require.NoError(n.t, k.Start())
 	n.t.Cleanup(func() { kill(k) })
