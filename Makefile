@@ -34,7 +34,10 @@ PACKAGES := systemd-container crun runc containernetworking-plugins iptables con
             busybox-static iproute2 procps curl strace xz-utils skopeo dbus e2fsprogs util-linux \
             nginx-light
 
-.PHONY: help build check test e2e soak bench up down clean
+# Where e2e-v2 keeps its virtual machine.
+export VM ?= $(HOME)/.cache/rktshim/vm
+
+.PHONY: help build check test e2e e2e-v2 soak bench up down clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +69,10 @@ soak: build ## the long proofs: 10 minutes of 20 pods while the kubelet is kille
 	RKTSHIM_CHURN_SECONDS=$${RKTSHIM_CHURN_SECONDS:-600} RKTSHIM_CHURN_PODS=$${RKTSHIM_CHURN_PODS:-20} RKTSHIM_E2E_PODS=$${RKTSHIM_E2E_PODS:-110} \
 		go test -count=1 -timeout 60m -v -run 'TestChurnWhileTheKubeletIsKilled|TestManyPods' ./e2e
 
+e2e-v2: build ## pods on cgroup v2, in a virtual machine that is built once and kept in ~/.cache/rktshim (root; 20 minutes)
+	@./e2e/install.sh qemu-system-x86 debootstrap kmod cpio python3 zstd e2fsprogs
+	e2e/hosts/v2.sh
+
 bench: build ## measure, and write the results with the machine and the date into README.md and docs/bench/
 	@./e2e/install.sh $(PACKAGES) containerd
 	cd tools && go run ./bench -rkt ../bin/rkt -supervisor ../bin/rkt-supervisor -readme ../README.md -out ../docs/bench
@@ -78,5 +85,5 @@ up: ## build and start a one-node cluster on this machine (root; installs missin
 down: ## end the cluster that `make up` started and remove every trace of it
 	@if [ -x bin/hyperkube ]; then bin/hyperkube local-down; else echo "nothing to stop: bin/hyperkube is not built"; fi
 
-clean: ## remove what was built
-	rm -rf bin hyperkube/supervisorbin/bin/rkt-supervisor hyperkube/hellobin/bin/hello
+clean: ## remove what was built, the virtual machine of e2e-v2 too
+	rm -rf bin hyperkube/supervisorbin/bin/rkt-supervisor hyperkube/hellobin/bin/hello '$(VM)'
