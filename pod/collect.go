@@ -34,7 +34,7 @@ func (e *Engine) Collect(ctx context.Context) (Garbage, error) {
 	var g Garbage
 	errs := []error{
 		e.collectGroups(ctx, &g),
-		e.collectFolders(&g),
+		e.collectFolders(ctx, &g),
 		e.collectNamespaces(&g),
 		e.collectRoots(ctx, &g),
 	}
@@ -56,7 +56,7 @@ func (e *Engine) explained(id ID) bool {
 func (e *Engine) collectGroups(ctx context.Context, g *Garbage) error {
 	var errs []error
 	for _, parent := range e.parents() {
-		found, err := e.launcher.List(ctx, []string{parent})
+		found, err := e.launcher.List(ctx, e.cfg.Dir, []string{parent})
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -65,15 +65,32 @@ func (e *Engine) collectGroups(ctx context.Context, g *Garbage) error {
 			if e.explained(ID(id)) {
 				continue
 			}
-			kctx, cancel := context.WithTimeout(ctx, killTime)
-			err := e.launcher.Kill(kctx, parent, id)
-			cancel()
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			g.Groups = append(g.Groups, id)
+			errs = append(errs, e.killGroup(ctx, parent, id, g))
 		}
+	}
+	return errors.Join(errs...)
+}
+
+func (e *Engine) killGroup(ctx context.Context, parent, id string, g *Garbage) error {
+	ctx, cancel := context.WithTimeout(ctx, killTime)
+	defer cancel()
+	if err := e.launcher.Kill(ctx, parent, id); err != nil {
+		return err
+	}
+	g.Groups = append(g.Groups, id)
+	return nil
+}
+
+// collectLost ends a pod of which no record is left to tell where its cgroup is, but
+// whose run folder says that it was ours.
+func (e *Engine) collectLost(ctx context.Context, id string, g *Garbage) error {
+	parents, err := e.launcher.Find(ctx, id)
+	if err != nil {
+		return fmt.Errorf("find the cgroup of pod %s: %w", id, err)
+	}
+	var errs []error
+	for _, parent := range parents {
+		errs = append(errs, e.killGroup(ctx, parent, id, g))
 	}
 	return errors.Join(errs...)
 }
@@ -90,10 +107,13 @@ func (e *Engine) parents() []string {
 	return slices.Compact(out)
 }
 
-func (e *Engine) collectFolders(g *Garbage) error {
+func (e *Engine) collectFolders(ctx context.Context, g *Garbage) error {
 	return each(e.cfg.RunDir, func(name string) error {
 		if !isID(name) || e.explained(ID(name)) {
 			return nil
+		}
+		if err := e.collectLost(ctx, name, g); err != nil {
+			return err
 		}
 		dir := filepath.Join(e.cfg.RunDir, name)
 		if err := removeTree(dir); err != nil {

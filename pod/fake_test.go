@@ -191,7 +191,7 @@ func (l fakeLauncher) Kill(ctx context.Context, _, pod string) error {
 	return nil
 }
 
-func (l fakeLauncher) List(_ context.Context, parents []string) (pods []string, _ error) {
+func (l fakeLauncher) List(_ context.Context, _ string, parents []string) (pods []string, _ error) {
 	l.h.mu.Lock()
 	defer l.h.mu.Unlock()
 	for pod, parent := range l.h.groups {
@@ -200,6 +200,18 @@ func (l fakeLauncher) List(_ context.Context, parents []string) (pods []string, 
 		}
 	}
 	return pods, nil
+}
+
+func (l fakeLauncher) Find(ctx context.Context, pod string) (parents []string, _ error) {
+	if err := l.h.step(ctx, "find"); err != nil {
+		return nil, err
+	}
+	l.h.mu.Lock()
+	defer l.h.mu.Unlock()
+	if parent, ok := l.h.groups[pod]; ok {
+		parents = []string{parent}
+	}
+	return parents, nil
 }
 
 type fakeNet struct{ h *host }

@@ -234,6 +234,31 @@ func TestCollectRemovesWhatNoRecordExplains(t *testing.T) {
 	require.ElementsMatch(t, []string{string(app), "of-somebody-else"}, h.rootIDs())
 }
 
+// Its records were deleted by hand: nothing but its run folder names it.
+func TestLostPodIsFoundByItsRunFolder(t *testing.T) {
+	h := newHost(t)
+	e, _ := h.engine()
+	lost := newID()
+	require.NoError(t, os.MkdirAll(e.runDir(lost), 0o700))
+	h.mu.Lock()
+	h.groups[string(lost)] = "/kubepods/burstable/pod-of-nobody"
+	h.mu.Unlock()
+	for _, step := range []string{"find", "kill"} {
+		h.failing(step, errBoom)
+		_, err := e.Collect(t.Context())
+		require.ErrorContains(t, err, "boom")
+		require.DirExists(t, e.runDir(lost), "it is what names the pod")
+		h.failing(step, nil)
+	}
+
+	g, err := e.Collect(t.Context())
+
+	require.NoError(t, err)
+	require.Equal(t, []string{string(lost)}, g.Groups)
+	require.NoDirExists(t, e.runDir(lost))
+	h.requireNothingLeft()
+}
+
 func TestNothingOfALaunchUnderWayIsGarbage(t *testing.T) {
 	h := newHost(t)
 	e, _ := h.engine()

@@ -269,6 +269,25 @@ func Controller(dir, path string) string {
 	return filepath.Base(h)
 }
 
+// Find returns the paths of all groups of that name, wherever they are.
+func Find(name string) (paths []string) {
+	hs, err := hierarchies()
+	if err != nil {
+		return nil
+	}
+	seen := map[string]bool{}
+	for _, h := range hs {
+		walk(h, func(dir string) {
+			path := strings.TrimPrefix(dir, h)
+			if filepath.Base(dir) == name && !seen[path] {
+				seen[path] = true
+				paths = append(paths, path)
+			}
+		})
+	}
+	return paths
+}
+
 // Children returns the names of the groups right below, in any hierarchy.
 func Children(path string) (names []string) {
 	seen := map[string]bool{}

@@ -89,6 +89,10 @@ func TestChildrenAndControllers(t *testing.T) {
 	require.NoError(t, cgroup.Make(path+"/a"))
 	require.NoError(t, cgroup.Make(path+"/b"))
 	require.ElementsMatch(t, []string{"a", "b"}, cgroup.Children(path))
+	require.NoError(t, cgroup.Make(path+"/a/rktt-found"))
+	require.NoError(t, cgroup.Make(path+"/rktt-found"))
+	require.ElementsMatch(t, []string{path + "/rktt-found", path + "/a/rktt-found"}, cgroup.Find("rktt-found"))
+	require.Empty(t, cgroup.Find("rktt-found-not"))
 	var names []string
 	for _, dir := range cgroup.Dirs(path) {
 		names = append(names, cgroup.Controller(dir, path))

@@ -37,12 +37,22 @@ func (b both) Kill(ctx context.Context, parent, pod string) error {
 }
 
 // List implements Launcher.
-func (b both) List(ctx context.Context, parents []string) ([]string, error) {
+func (b both) List(ctx context.Context, dir string, parents []string) ([]string, error) {
 	groups := slices.DeleteFunc(slices.Clone(parents), func(p string) bool { return b.of(p) != b.detached })
-	pods, err := b.detached.List(ctx, groups)
+	pods, err := b.detached.List(ctx, dir, groups)
 	if err != nil || len(groups) == len(parents) {
 		return pods, err
 	}
-	units, err := b.systemd.List(ctx, parents)
+	units, err := b.systemd.List(ctx, dir, parents)
 	return append(pods, units...), err
+}
+
+// Find implements Launcher.
+func (b both) Find(ctx context.Context, pod string) ([]string, error) {
+	groups, err := b.detached.Find(ctx, pod)
+	if err != nil {
+		return nil, err
+	}
+	units, err := b.systemd.Find(ctx, pod)
+	return append(groups, units...), err
 }

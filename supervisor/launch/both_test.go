@@ -30,11 +30,19 @@ func (a asked) Kill(_ context.Context, parent, _ string) error {
 	return nil
 }
 
-func (a asked) List(_ context.Context, parents []string) ([]string, error) {
+func (a asked) List(_ context.Context, _ string, parents []string) ([]string, error) {
 	for _, p := range parents {
 		a.note("list " + p)
 	}
 	return []string{a.name}, nil
+}
+
+func (a asked) Find(context.Context, string) ([]string, error) { return []string{"of " + a.name}, nil }
+
+func TestFindAsksBoth(t *testing.T) {
+	found, err := both{systemd: asked{name: "systemd"}, detached: asked{name: "detached"}}.Find(t.Context(), "a")
+	require.NoError(t, err)
+	require.Equal(t, []string{"of detached", "of systemd"}, found)
 }
 
 func TestParentTellsWhoLaunches(t *testing.T) {
@@ -65,7 +73,7 @@ func TestListAsksWhoeverMayHavePods(t *testing.T) {
 		var log []string
 		b := both{systemd: asked{"systemd", &log}, detached: asked{"detached", &log}}
 
-		pods, err := b.List(t.Context(), c.parents)
+		pods, err := b.List(t.Context(), "/dir", c.parents)
 
 		require.NoError(t, err)
 		require.Equal(t, c.pods, pods)

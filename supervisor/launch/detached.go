@@ -160,8 +160,19 @@ func (d *Detached) killOutside(pod string) error {
 	return err
 }
 
+// Find implements Launcher.
+func (d *Detached) Find(_ context.Context, pod string) (parents []string, err error) {
+	if err := checkPod(pod); err != nil {
+		return nil, err
+	}
+	for _, path := range cgroup.Find(prefix + pod) {
+		parents = append(parents, filepath.Dir(path))
+	}
+	return parents, nil
+}
+
 // List implements Launcher.
-func (d *Detached) List(_ context.Context, parents []string) (pods []string, err error) {
+func (d *Detached) List(_ context.Context, _ string, parents []string) (pods []string, err error) {
 	d.reap()
 	for _, parent := range parents {
 		for _, name := range cgroup.Children(filepath.Join("/", parent)) {

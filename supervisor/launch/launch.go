@@ -43,8 +43,13 @@ type Launcher interface {
 
 	// List returns the pods that have a unit or a cgroup below any parent that
 	// still exists, living or not: what garbage collection compares with the
-	// records. parents are the cgroup parents to look below.
-	List(ctx context.Context, parents []string) ([]string, error)
+	// records. parents are the cgroup parents to look below. Units of pods whose
+	// folders do not lie in dir are another engine's, and left out.
+	List(ctx context.Context, dir string, parents []string) ([]string, error)
+
+	// Find returns the parents below which a pod has a unit or a cgroup, wherever
+	// on the host they are: for pods of which no record is left to tell.
+	Find(ctx context.Context, pod string) (parents []string, err error)
 }
 
 // Spec says what to launch.

@@ -80,7 +80,8 @@ func prepare(t *testing.T, l launch.Launcher, parent, pod string) launch.Spec {
 	runDir, err := os.MkdirTemp("/run", "rktt-launch")
 	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(runDir) })
-	spec := launch.Spec{Pod: pod, Binary: binary, PodDir: t.TempDir(), RunDir: runDir, Parent: parent}
+	spec := launch.Spec{Pod: pod, Binary: binary, PodDir: filepath.Join(t.TempDir(), pod), RunDir: runDir, Parent: parent}
+	require.NoError(t, os.Mkdir(spec.PodDir, 0o700))
 	group, err := l.Cgroup(parent, pod)
 	require.NoError(t, err)
 	require.NoError(t, supervisor.WriteSpec(spec.PodDir, supervisor.Spec{
@@ -120,15 +121,26 @@ func TestLaunchedSupervisorLivesInItsCgroup(t *testing.T) {
 		require.Equal(t, group+"/"+spec.Pod, own)
 
 		require.ErrorIs(t, l.Launch(t.Context(), spec), errdefs.ErrAlreadyExists)
-		pods, err := l.List(t.Context(), []string{parent})
+		pods, err := l.List(t.Context(), filepath.Dir(spec.PodDir), []string{parent})
 		require.NoError(t, err)
 		require.Equal(t, []string{"aaaa-1"}, pods)
+		found, err := l.Find(t.Context(), spec.Pod)
+		require.NoError(t, err)
+		require.Equal(t, []string{parent}, found)
+		found, err = l.Find(t.Context(), "aaaa-0")
+		require.NoError(t, err)
+		require.Empty(t, found)
+		if _, ok := l.(*launch.Systemd); ok {
+			pods, err = l.List(t.Context(), "/another/engine", []string{parent})
+			require.NoError(t, err)
+			require.Empty(t, pods)
+		}
 
 		require.NoError(t, c.Shutdown(t.Context()))
 		<-c.Gone()
 		require.NoError(t, l.Kill(t.Context(), parent, spec.Pod))
 		require.NoError(t, l.Kill(t.Context(), parent, spec.Pod), "killing twice is no error")
-		pods, err = l.List(t.Context(), []string{parent})
+		pods, err = l.List(t.Context(), filepath.Dir(spec.PodDir), []string{parent})
 		require.NoError(t, err)
 		require.Empty(t, pods)
 		require.ErrorIs(t, unix.Kill(st.PID, 0), unix.ESRCH, "not even a zombie is left")

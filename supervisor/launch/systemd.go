@@ -120,12 +120,17 @@ func (s *Systemd) Launch(ctx context.Context, spec Spec) error {
 	return err
 }
 
+// description tells one engine's units from another's.
+func description(spec Spec) string {
+	return "Kubernetes pod " + spec.Pod + " of " + filepath.Dir(spec.PodDir)
+}
+
 func properties(spec Spec, stdin godbus.UnixFD) []dbus.Property {
 	prop := func(name string, value any) dbus.Property {
 		return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
 	}
 	return []dbus.Property{
-		dbus.PropDescription("Kubernetes pod " + spec.Pod),
+		dbus.PropDescription(description(spec)),
 		dbus.PropExecStart([]string{spec.Binary, spec.PodDir, spec.RunDir}, false),
 		dbus.PropSlice(sliceOf(spec.Parent)),
 		prop("Type", "exec"), // the job fails if the binary cannot be executed
@@ -168,15 +173,33 @@ func (s *Systemd) Kill(ctx context.Context, parent, pod string) error {
 	return nil
 }
 
-// List implements Launcher. systemd knows all units, wherever their slice is.
-func (s *Systemd) List(ctx context.Context, _ []string) (pods []string, err error) {
+// Find implements Launcher.
+func (s *Systemd) Find(ctx context.Context, pod string) (parents []string, err error) {
+	if err := checkPod(pod); err != nil {
+		return nil, err
+	}
+	units, err := s.conn.ListUnitsByPatternsContext(ctx, nil, []string{unitName(pod)})
+	if err != nil || len(units) == 0 {
+		return nil, err
+	}
+	slice, err := s.conn.GetServicePropertyContext(ctx, unitName(pod), "Slice")
+	if err != nil {
+		return nil, fmt.Errorf("ask systemd for the slice of %s: %w", unitName(pod), err)
+	}
+	name, _ := slice.Value.Value().(string)
+	return []string{name}, nil
+}
+
+// List implements Launcher. systemd knows all units, wherever their slice is, and
+// those of other engines: whose a unit is, its description says.
+func (s *Systemd) List(ctx context.Context, dir string, _ []string) (pods []string, err error) {
 	units, err := s.conn.ListUnitsByPatternsContext(ctx, nil, []string{prefix + "*.service"})
 	if err != nil {
 		return nil, fmt.Errorf("list units of pods: %w", err)
 	}
 	for _, u := range units {
 		pod := strings.TrimSuffix(strings.TrimPrefix(u.Name, prefix), ".service")
-		if checkPod(pod) == nil {
+		if checkPod(pod) == nil && u.Description == description(Spec{Pod: pod, PodDir: filepath.Join(dir, pod)}) {
 			pods = append(pods, pod)
 		}
 	}

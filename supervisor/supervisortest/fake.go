@@ -434,8 +434,11 @@ func (l *Launcher) Kill(_ context.Context, _, pod string) error {
 	return nil
 }
 
+// Find implements launch.Launcher. A fake has no cgroup.
+func (l *Launcher) Find(context.Context, string) ([]string, error) { return nil, l.fail("find", "") }
+
 // List implements launch.Launcher.
-func (l *Launcher) List(context.Context, []string) (pods []string, err error) {
+func (l *Launcher) List(context.Context, string, []string) (pods []string, err error) {
 	if err := l.fail("list", ""); err != nil {
 		return nil, err
 	}
