@@ -251,7 +251,7 @@ func (m *machine) killedSupervisor(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := os.Stat(filepath.Join(hierarchies()[0], filepath.Dir(group)))
 		return os.IsNotExist(err)
-	}, time.Minute, 50*time.Millisecond, "the group of the first one is left")
+	}, patience(time.Minute), 50*time.Millisecond, "the group of the first one is left")
 }
 
 func (m *machine) nothingLeft(t *testing.T) {
@@ -259,7 +259,7 @@ func (m *machine) nothingLeft(t *testing.T) {
 	m.withdraw("oom")
 	m.waitNothingLeft()
 	// The kubelet and systemd forget groups and units when they have time.
-	for deadline := time.Now().Add(3 * time.Minute); len(m.left()) > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience(3 * time.Minute)); len(m.left()) > 0 && time.Now().Before(deadline); {
 		time.Sleep(500 * time.Millisecond)
 	}
 	require.Empty(t, m.left())

@@ -102,6 +102,17 @@ func becomeArgv(argv []string) error {
 	return unix.Exec(argv[0], argv, os.Environ())
 }
 
+// slowEnv, when set, says that the machine is emulated.
+const slowEnv = "RKTSHIM_E2E_SLOW"
+
+// patience is for how long something is waited for that takes a fraction of d.
+func patience(d time.Duration) time.Duration {
+	if os.Getenv(slowEnv) != "" {
+		return 5 * d
+	}
+	return d
+}
+
 // process is a command of a test in namespaces of its own.
 type process struct {
 	*exec.Cmd
@@ -241,7 +252,7 @@ func (p *process) inNetwork(f func()) (err error) {
 // waitHealthy waits until the kubelet's /healthz says ok.
 func (p *process) waitHealthy(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
+	deadline := time.Now().Add(patience(2 * time.Minute))
 	for {
 		status, body, err := p.get(t.Context(), "http://127.0.0.1:10248/healthz")
 		if err == nil && status == http.StatusOK && body == "ok" {
@@ -252,7 +263,7 @@ func (p *process) waitHealthy(t *testing.T) {
 			require.FailNow(t, "the kubelet ended", "exit code %d\n%s", p.ProcessState.ExitCode(), p.output.tail(4000))
 		case <-time.After(50 * time.Millisecond):
 		}
-		require.True(t, time.Now().Before(deadline), "not healthy after two minutes: %d %q %v", status, body, err)
+		require.True(t, time.Now().Before(deadline), "not healthy in time: %d %q %v", status, body, err)
 	}
 }
 

@@ -167,7 +167,7 @@ func (n *podNode) pods() (list []podState, ok bool) {
 func (n *podNode) waitPod(name string, is func(podState) bool) podState {
 	n.t.Helper()
 	var p podState
-	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(patience(3 * time.Minute)); ; time.Sleep(100 * time.Millisecond) {
 		list, _ := n.pods()
 		i := slices.IndexFunc(list, func(p podState) bool { return strings.HasPrefix(p.Metadata.Name, name+"-") })
 		if i >= 0 {
@@ -239,7 +239,7 @@ func (n *podNode) supervisors() map[string]int {
 // once a minute.
 func (n *podNode) waitNothingLeft() {
 	n.t.Helper()
-	for deadline := time.Now().Add(5 * time.Minute); len(n.leftOfPods()) > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience(5 * time.Minute)); len(n.leftOfPods()) > 0 && time.Now().Before(deadline); {
 		time.Sleep(100 * time.Millisecond)
 	}
 	require.Empty(n.t, n.leftOfPods())
