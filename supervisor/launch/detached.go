@@ -19,6 +19,12 @@ import (
 // Detached launches supervisors as children of this process in a session and
 // cgroup of their own; they outlive it. Their stderr goes to supervisor.log in the
 // run folder. The zero value is ready for use.
+//
+// No init ends a pod with its supervisor here. What shares the pod's PID namespace
+// dies with it; an app that has its own is killed by the engine, which notices at
+// once, or, where none runs, when one starts or at rkt's gc. The kernel offers
+// nothing better: a parent death signal is for the process itself to ask for, and an
+// outer PID namespace would keep the app's exit from the supervisor.
 type Detached struct {
 	mu       sync.Mutex
 	children map[string]int // guarded by mu; pids of supervisors started, by pod, until reaped

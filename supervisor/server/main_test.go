@@ -122,6 +122,7 @@ type testPod struct {
 	cmd     *exec.Cmd
 	exited  chan struct{}
 	logFile string
+	wrapper []string // a command that becomes the supervisor
 	*supervisor.Client
 }
 
@@ -166,7 +167,8 @@ func (p *testPod) start(env ...string) {
 	log, err := os.Create(p.logFile)
 	require.NoError(p.t, err)
 	defer log.Close()
-	p.cmd = exec.Command(supervisorBinary, p.podDir, p.runDir)
+	argv := append(p.wrapper, supervisorBinary, p.podDir, p.runDir)
+	p.cmd = exec.Command(argv[0], argv[1:]...)
 	p.cmd.Env = append([]string{"GOMAXPROCS=1"}, env...)
 	p.cmd.Stdin, p.cmd.Stderr = listener, log
 	require.NoError(p.t, p.cmd.Start())

@@ -70,6 +70,19 @@ func TestSecondSupervisorOfAPodIsRefused(t *testing.T) {
 	require.NoError(t, unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB), "and frees it at its end")
 }
 
+// As in a container that has not all capabilities.
+func TestSupervisorThatMayNotProtectItselfSaysSoAndGoesOn(t *testing.T) {
+	p := prepare(t, supervisor.Spec{})
+	p.wrapper = []string{"setpriv", "--bounding-set=-sys_resource"}
+	p.start()
+	p.dial()
+
+	p.sh("a", "exit 5")
+
+	require.Equal(t, 5, p.wait("a").Code)
+	require.Contains(t, p.log(), "The supervisor is not protected from the OOM killer")
+}
+
 // The lock must not live on in an app when the supervisor is killed.
 func TestKilledSupervisorFreesItsLockWhileItsAppsLiveOn(t *testing.T) {
 	p := launch(t, supervisor.Spec{})
