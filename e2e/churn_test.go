@@ -118,13 +118,37 @@ func (c *churn) comeAndGo(ctx context.Context, slot int) {
 		if round == 1 { // when all is in full swing
 			c.putEnding(fmt.Sprintf("end%d", slot), slot+1)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Duration(500+rand.IntN(12_000)) * time.Millisecond):
+		if rand.IntN(4) != 0 { // most are let live, some go whatever has become of them
+			c.awaitFirstLine(ctx, name)
 		}
+		pause(ctx, time.Duration(rand.IntN(8_000))*time.Millisecond)
 		c.mu.Lock()
 		c.withdraw(name)
 		c.mu.Unlock()
+	}
+}
+
+// awaitFirstLine waits until a pod has logged something, but not for ever: its
+// kubelets may be killed too fast.
+func (c *churn) awaitFirstLine(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		logs, _ := filepath.Glob(c.logDir() + "/pods/default_" + name + "-*/counter/*.log")
+		for _, log := range logs {
+			if st, err := os.Stat(log); err == nil && st.Size() > 0 {
+				return
+			}
+		}
+		pause(ctx, 100*time.Millisecond)
+	}
+}
+
+// pause sleeps for some time, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }
 
@@ -145,12 +169,6 @@ func (c *churn) putEnding(name string, code int) {
 // killKubelets starts one kubelet after the other and kills each, one in four long
 // before it serves anything. It returns when ctx ends, with none alive.
 func (c *churn) killKubelets(ctx context.Context) (kills int) {
-	pause := func(d time.Duration) {
-		select {
-		case <-ctx.Done():
-		case <-time.After(d):
-		}
-	}
 	for ; ctx.Err() == nil; kills++ {
 		k := c.startKubelet()
 		if kills%4 != 3 {
@@ -158,10 +176,10 @@ func (c *churn) killKubelets(ctx context.Context) (kills int) {
 				if _, ok := c.pods(); ok {
 					break
 				}
-				pause(50 * time.Millisecond)
+				pause(ctx, 50*time.Millisecond)
 			}
 		}
-		pause(time.Duration(rand.IntN(6_000)) * time.Millisecond)
+		pause(ctx, time.Duration(rand.IntN(6_000))*time.Millisecond)
 		kill(k)
 	}
 	return kills
@@ -173,10 +191,7 @@ func (c *churn) watch(ctx context.Context) {
 	for ctx.Err() == nil {
 		c.keepLogs()
 		c.noteExits(ctx, cri)
-		select {
-		case <-ctx.Done():
-		case <-time.After(50 * time.Millisecond):
-		}
+		pause(ctx, 50*time.Millisecond)
 	}
 }
 

@@ -245,6 +245,19 @@ func (n *podNode) waitNothingLeft() {
 	require.Empty(n.t, n.leftOfPods())
 }
 
+// mountsOfPods lists what is mounted below the machine's data and run folders, the
+// innermost first, as /proc/<pid>/mountinfo has it.
+func (n *podNode) mountsOfPods() (lines []string) {
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", n.Process.Pid))
+	require.NoError(n.t, err)
+	for _, line := range slices.Backward(strings.Split(string(mounts), "\n")) {
+		if strings.Contains(line, n.data+"/") || strings.Contains(line, n.run+"/") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
 // leftOfPods lists processes, records, mounts, namespaces, cgroups and addresses
 // that pods have.
 func (n *podNode) leftOfPods() (left []string) {
@@ -255,13 +268,7 @@ func (n *podNode) leftOfPods() (left []string) {
 		found, _ := filepath.Glob(pattern)
 		left = append(left, found...)
 	}
-	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", n.Process.Pid))
-	require.NoError(n.t, err)
-	for _, line := range strings.Split(string(mounts), "\n") {
-		if strings.Contains(line, n.data+"/") || strings.Contains(line, n.run+"/") {
-			left = append(left, line)
-		}
-	}
+	left = append(left, n.mountsOfPods()...)
 	for _, h := range hierarchies() {
 		filepath.WalkDir(h, func(path string, d os.DirEntry, err error) error {
 			if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), "k8s_") && strings.Contains(path, "/"+cgroupName(n.t)+"/") {
