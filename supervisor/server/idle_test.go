@@ -1,8 +1,7 @@
 package server_test
 
 import (
-	"bytes"
-	"context"
+	"bufio"
 	"os"
 	"os/exec"
 	"strconv"
@@ -96,13 +95,11 @@ func TestIdleSupervisorDoesNotWakeUp(t *testing.T) {
 	require.NoError(t, err)
 	st, err := p.Status(t.Context())
 	require.NoError(t, err)
-	time.Sleep(2 * time.Second) // what is tested is the time after the last activity
 
-	// The Go runtime's own forced look at the heap comes once in two minutes at
-	// most; one such wake-up may fall into the window, so a second one may be
-	// tried.
+	// What the last activity makes the Go runtime do later, as its look at the heap
+	// once in two minutes, may fall into a window; then the next one must be silent.
 	var calls []byte
-	for range 2 {
+	for range 6 {
 		if calls = trace(t, 10*time.Second, p.cmd.Process.Pid, st.Init); len(calls) == 0 {
 			return
 		}
@@ -112,25 +109,33 @@ func TestIdleSupervisorDoesNotWakeUp(t *testing.T) {
 
 // trace returns the system calls that the processes made within d, but for those
 // that they were in already.
-func trace(t *testing.T, d time.Duration, pids ...int) []byte {
+func trace(t *testing.T, d time.Duration, pids ...int) (calls []byte) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	defer cancel()
-	args := []string{"-f", "-q"}
+	args := []string{"-f"}
 	for _, pid := range pids {
 		args = append(args, "-p", itoa(pid))
 	}
-	cmd := exec.CommandContext(ctx, "strace", args...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	out, _ := cmd.CombinedOutput() // it ends by the interrupt
-	var calls []byte
-	for line := range bytes.Lines(out) {
-		s := string(line)
-		if strings.Contains(s, "<unfinished ...>") || strings.Contains(s, "<detached ...>") || strings.Contains(s, "restart_syscall") ||
-			strings.Contains(s, "attached") || strings.Contains(s, "detached") {
+	cmd := exec.CommandContext(t.Context(), "strace", args...)
+	stderr, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	interrupt := func() { _ = cmd.Process.Signal(os.Interrupt) } // it may have failed
+	attached := 0
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		line := lines.Text()
+		if strings.Contains(line, " attached") && strings.HasPrefix(line, "strace: Process ") {
+			if attached++; attached == len(pids) {
+				defer time.AfterFunc(d, interrupt).Stop()
+			}
 			continue
 		}
-		calls = append(calls, line...)
+		if strings.Contains(line, "<unfinished ...>") || strings.Contains(line, "<detached ...>") || strings.Contains(line, "restart_syscall") || strings.Contains(line, " detached") {
+			continue
+		}
+		calls = append(calls, line+"\n"...)
 	}
+	_ = cmd.Wait() // it ends by the interrupt
+	require.GreaterOrEqual(t, attached, len(pids), "strace could not attach to all\n%s", calls)
 	return calls
 }
