@@ -70,6 +70,36 @@ func TestSecondSupervisorOfAPodIsRefused(t *testing.T) {
 	require.NoError(t, unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB), "and frees it at its end")
 }
 
+// Whoever looks whether a pod has a supervisor holds its lock for a moment.
+func TestLookAtTheLockDoesNotKeepASupervisorFromStarting(t *testing.T) {
+	p := prepare(t, supervisor.Spec{})
+	fd, err := unix.Open(p.podDir, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	require.NoError(t, unix.Flock(fd, unix.LOCK_SH))
+	p.start()
+	waitFor(t, func() bool { return tries(p) }) // or has given up already
+	require.NoError(t, unix.Flock(fd, unix.LOCK_UN))
+
+	p.dial()
+}
+
+// tries says whether the supervisor has its pod's folder open, or has ended.
+func tries(p *testPod) bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+	}
+	files, _ := filepath.Glob("/proc/" + itoa(p.cmd.Process.Pid) + "/fd/*")
+	for _, f := range files {
+		if at, err := os.Readlink(f); err == nil && at == p.podDir {
+			return true
+		}
+	}
+	return false
+}
+
 // As in a container that has not all capabilities.
 func TestSupervisorThatMayNotProtectItselfSaysSoAndGoesOn(t *testing.T) {
 	p := prepare(t, supervisor.Spec{})

@@ -118,7 +118,7 @@ func New(cfg Config) (*Server, error) {
 // is done: then apps get SIGTERM and termGrace, and the pod is shut down. An error
 // means that the pod could not be booted or that something of it may be left.
 func (s *Server) Run(ctx context.Context) error {
-	unlock, err := lockFolder(s.cfg.PodDir)
+	unlock, err := lockFolder(ctx, s.cfg.PodDir)
 	if err != nil {
 		return err
 	}
@@ -257,21 +257,33 @@ func (s *Server) listen() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "supervisor socket"), nil
 }
 
+// lockTime is how long the lock may be held by somebody who only looks whether the
+// pod has a supervisor, as rkt list does.
+const lockTime = 10 * time.Second
+
 // lockFolder takes the lock that says that the pod has a supervisor. Apps do not
 // inherit it: the descriptor closes on exec.
-func lockFolder(dir string) (unlock func(), err error) {
+func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, lockTime)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if errors.Is(err, unix.EWOULDBLOCK) && pause(ctx, wait) {
+			continue
+		}
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock %s: the pod has a supervisor: %w", dir, errdefs.ErrAlreadyExists)
 		}
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
-	return func() { f.Close() }, nil
 }
 
 // addApp takes the app's name. The caller must call appReady or dropApp, and then
