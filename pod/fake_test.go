@@ -497,7 +497,7 @@ func (s *fakeSupervisor) exit(app AppID, exit supervisor.Exit) {
 func (s *fakeSupervisor) exitLocked(name string, exit supervisor.Exit) {
 	app := s.apps[name]
 	exit.StartedAt, exit.FinishedAt = app.StartedAt, time.Now().Round(0)
-	if err := supervisor.WriteExit(s.specs[name].Dir, exit); err != nil {
+	if err := supervisor.WriteExit(s.specs[name].Dir, exit); err != nil && !errors.Is(err, unix.EROFS) { // which the real one logs
 		s.h.t.Error(err)
 	}
 	app.State, app.Exit, app.PID = supervisor.AppExited, &exit, 0
