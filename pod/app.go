@@ -248,6 +248,7 @@ func (e *Engine) ExecSync(ctx context.Context, id AppID, process []byte, timeout
 	if err != nil {
 		return supervisor.ExecOutput{}, fmt.Errorf("exec: %w", err)
 	}
+	e.moves.Want(execMoves)
 	return c.ExecSync(ctx, supervisor.ExecSpec{App: string(id), Process: process, Timeout: timeout}, limit)
 }
 

@@ -87,6 +87,7 @@ func (e *Engine) createApp(ctx context.Context, pod ID, spec *AppSpec, configure
 		return "", err
 	}
 	defer e.work.Unlock(string(id))
+	e.moves.Want(launchMoves)
 	rec := appRecord{Version: recordVersion, ID: id, Pod: pod, State: Prepared, CreatedAt: time.Now().Round(0), Spec: spec}
 	if err := e.enter(&rec); err != nil {
 		return "", err

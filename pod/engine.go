@@ -38,6 +38,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/rktnetes/rktshim/internal/cgroup"
 	"github.com/rktnetes/rktshim/internal/keylock"
 	"github.com/rktnetes/rktshim/network"
 	"github.com/rktnetes/rktshim/stage1"
@@ -118,6 +119,7 @@ type Engine struct {
 	meters   meters
 	counters counters
 	wake     chan struct{} // holds one token when Run has something new to do
+	moves    *cgroup.Quick // told when the OCI runtime is about to move processes
 
 	mu      sync.Mutex
 	pods    map[ID]*entry       // guarded by mu, entries too
@@ -161,6 +163,7 @@ func New(cfg Config, launcher launch.Launcher, net networks, roots roots) (*Engi
 		net:      net,
 		roots:    roots,
 		wake:     make(chan struct{}, 1),
+		moves:    cgroup.NewQuick(),
 		pods:     map[ID]*entry{},
 		apps:     map[AppID]*appEntry{},
 		foreign:  map[ID]bool{},

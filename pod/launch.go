@@ -21,6 +21,11 @@ import (
 // deadline.
 const undoTime = 5 * time.Minute
 
+// launchMoves and execMoves are for how long processes are moved between cgroups
+// after the beginning of a launch or of an app's creation, which is soon followed by
+// others, and of an exec.
+const launchMoves, execMoves = time.Second, 50 * time.Millisecond
+
 // Launch launches a pod and returns once apps can be created in it. Asked again
 // for the same (UID, Attempt) while the first request runs, it joins that; after
 // that failed, it starts clean; while the pod runs, it returns the same id. What
@@ -59,6 +64,7 @@ func (e *Engine) launch(ctx context.Context, spec *Spec) (_ ID, err error) {
 	}
 	defer e.work.Unlock(string(id))
 	start := time.Now()
+	e.moves.Want(launchMoves)
 	undo := undo.New(undoTime)
 	defer func() {
 		if uerr := undo.Run(ctx); uerr != nil {

@@ -8,6 +8,10 @@ import (
 	"github.com/rktnetes/rktshim/internal/atomicfile"
 )
 
+// CgroupName is the group below a pod's own in which its supervisor is. A launcher
+// that can has it born there; else it moves itself.
+const CgroupName = "supervisor"
+
 // WriteSpec writes the spec into the folder of a pod that nobody knows of yet, for
 // its supervisor to read. It is not synced: no supervisor outlives a power loss.
 func WriteSpec(podDir string, s Spec) error {

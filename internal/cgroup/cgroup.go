@@ -305,3 +305,19 @@ func Children(path string) (names []string) {
 	}
 	return names
 }
+
+// Contains says whether the calling process is in the group, in every hierarchy in
+// which the group exists.
+func Contains(path string) bool {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return false
+	}
+	in := 0
+	for line := range strings.Lines(string(text)) {
+		if f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3); len(f) == 3 && f[2] == filepath.Clean("/"+path) {
+			in++
+		}
+	}
+	return in > 0 && in == len(Dirs(path))
+}

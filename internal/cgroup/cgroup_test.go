@@ -1,9 +1,12 @@
 package cgroup_test
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -102,4 +105,31 @@ func TestChildrenAndControllers(t *testing.T) {
 	} else {
 		require.Contains(t, names, "freezer")
 	}
+}
+
+const askEnv = "CGROUP_TEST_ASK"
+
+// TestContains asks a process that was born in a group.
+func TestContains(t *testing.T) {
+	if path := os.Getenv(askEnv); path != "" {
+		for _, p := range []string{path, path + "/", path + "/below", filepath.Dir(path)} {
+			fmt.Println(p, cgroup.Contains(p))
+		}
+		return
+	}
+	path := group(t)
+	require.NoError(t, cgroup.Make(path+"/below"))
+	require.False(t, cgroup.Contains(path))
+	require.False(t, cgroup.Contains(path+"/none"))
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestContains$")
+	cmd.Env = append(os.Environ(), askEnv+"="+path)
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	require.NoError(t, cgroup.ForkInto(path, cmd.SysProcAttr, cmd.Start))
+	require.NoError(t, cmd.Wait())
+	for what, want := range map[string]string{"": "true", "/": "true", "/below": "false"} {
+		require.Contains(t, out.String(), path+what+" "+want+"\n")
+	}
+	require.Contains(t, out.String(), filepath.Dir(path)+" false\n")
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rktnetes/rktshim/internal/cgroup"
+	"github.com/rktnetes/rktshim/supervisor"
 )
 
 // Detached launches supervisors as children of this process in a session and
@@ -41,7 +42,7 @@ func (d *Detached) Cgroup(parent, pod string) (string, error) {
 	return filepath.Join("/", parent, prefix+pod), nil
 }
 
-// Launch implements Launcher. The supervisor enters its cgroup by itself.
+// Launch implements Launcher. The supervisor is born in its cgroup.
 func (d *Detached) Launch(ctx context.Context, spec Spec) (err error) {
 	path, err := d.Cgroup(spec.Parent, spec.Pod)
 	if err != nil {
@@ -51,10 +52,11 @@ func (d *Detached) Launch(ctx context.Context, spec Spec) (err error) {
 	if locked, err := hasSupervisor(spec.PodDir); err != nil || locked {
 		return errors.Join(err, alreadyRuns(spec, locked))
 	}
-	if err := cgroup.Make(path); err != nil {
-		return fmt.Errorf("launch pod %s: %w", spec.Pod, err)
+	own := filepath.Join(path, supervisor.CgroupName)
+	if err = cgroup.Make(own); err == nil {
+		err = d.start(spec, own)
 	}
-	if err := d.start(spec); err != nil {
+	if err != nil {
 		if rerr := cgroup.Remove(ctx, path); rerr != nil {
 			err = fmt.Errorf("%w (undo: %v)", err, rerr)
 		}
@@ -84,7 +86,7 @@ func hasSupervisor(podDir string) (bool, error) {
 	return false, err
 }
 
-func (d *Detached) start(spec Spec) error {
+func (d *Detached) start(spec Spec, group string) error {
 	listener, err := listen(spec)
 	if err != nil {
 		return err
@@ -95,11 +97,16 @@ func (d *Detached) start(spec Spec) error {
 		return err
 	}
 	defer log.Close()
-	pid, err := syscall.ForkExec(spec.Binary, []string{spec.Binary, spec.PodDir, spec.RunDir}, &syscall.ProcAttr{
+	var pid int
+	attr := &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   environment,
 		Files: []uintptr{listener.Fd(), log.Fd(), log.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
+	}
+	err = cgroup.ForkInto(group, attr.Sys, func() (err error) {
+		pid, err = syscall.ForkExec(spec.Binary, []string{spec.Binary, spec.PodDir, spec.RunDir}, attr)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", spec.Binary, err)

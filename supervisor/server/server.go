@@ -187,9 +187,9 @@ func (s *Server) boot(ctx context.Context) error {
 	return nil
 }
 
-// enterCgroup moves the supervisor from the pod's cgroup, in which it was launched,
-// into one below, because on v2 a group with limits for groups below holds no
-// process itself.
+// enterCgroup moves the supervisor into a group below the pod's, because on v2 a
+// group with limits for groups below holds no process itself, unless it was born
+// there: a move waits for every CPU, a birth does not.
 func (s *Server) enterCgroup() error {
 	if s.spec.Cgroup == "" {
 		return nil
