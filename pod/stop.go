@@ -31,12 +31,17 @@ func (e *Engine) Stop(ctx context.Context, id ID, grace time.Duration) error {
 	if grace > 0 && rec.State == Running {
 		e.stopApps(ctx, id, grace)
 	}
-	if err := e.end(ctx, id); err != nil {
-		return fmt.Errorf("stop pod %s: %w", id, err)
-	}
-	if err := e.detach(ctx, id); err != nil {
-		klog.FromContext(ctx).Error(err, "Pod not detached, trying again later", "podID", id)
+	// The plugins need the pod's records and namespace, not its processes: side by side
+	// with their end, which takes less time.
+	detached := make(chan error, 1)
+	go func() { detached <- e.detach(ctx, id) }()
+	err := e.end(ctx, id)
+	if derr := <-detached; derr != nil {
+		klog.FromContext(ctx).Error(derr, "Pod not detached, trying again later", "podID", id)
 		e.retryLater(id)
+	}
+	if err != nil {
+		return fmt.Errorf("stop pod %s: %w", id, err)
 	}
 	return nil
 }

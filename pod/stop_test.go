@@ -138,18 +138,46 @@ func TestHangingDetachDelaysNobodyElse(t *testing.T) {
 	go func() { done <- e.Stop(ctx, id, 0) }()
 	<-h.reached
 
-	p, err := e.Pod(id)
-	require.NoError(t, err)
-	require.Equal(t, Exited, p.State, "reported while the plugin hangs")
+	eventually(t, func() bool { p, err := e.Pod(id); return err == nil && p.State == Exited }, "reported while the plugin hangs")
 	other := testSpec()
 	other.UID = "u2"
-	_, err = e.Launch(t.Context(), other)
+	_, err := e.Launch(t.Context(), other)
 	require.NoError(t, err)
 
 	h.hanging("detach", false)
 	cancel()
 	require.NoError(t, <-done)
 	eventually(t, func() bool { h.mu.Lock(); defer h.mu.Unlock(); return !h.attached[string(id)] }, "detached later")
+}
+
+func TestPluginsDoNotWaitForThePodsProcesses(t *testing.T) {
+	h := newHost(t)
+	e, _, id, _ := launched(t, h)
+	h.hanging("kill", true)
+	done := make(chan error, 1)
+	go func() { done <- e.Stop(t.Context(), id, 0) }()
+	require.Equal(t, "kill", <-h.reached)
+	eventually(t, func() bool { h.mu.Lock(); defer h.mu.Unlock(); return !h.attached[string(id)] }, "detached while the kill hangs")
+	select {
+	case err := <-done:
+		t.Fatal("a pod whose processes live is not stopped", err)
+	default:
+	}
+	h.hanging("kill", false)
+	require.NoError(t, <-done)
+}
+
+func TestPodThatCannotBeKilledIsStoppedByTheNextStop(t *testing.T) {
+	h := newHost(t)
+	e, _, id, _ := launched(t, h)
+	h.failing("kill", errBoom)
+	require.ErrorIs(t, e.Stop(t.Context(), id, 0), errBoom)
+	h.failing("kill", nil)
+	require.NoError(t, e.Stop(t.Context(), id, 0))
+	p, err := e.Pod(id)
+	require.NoError(t, err)
+	require.Equal(t, Exited, p.State)
+	require.Empty(t, h.attached[string(id)])
 }
 
 func TestRemovalThatFailsAtAnyStepIsFinishedLater(t *testing.T) {
