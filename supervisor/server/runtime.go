@@ -21,6 +21,7 @@ type ociRuntime struct {
 	args   []string // before the command
 	root   string   // the runtime's state
 	tmp    string   // for pid files, logs and console sockets
+	sealed *sealed  // nil unless the runtime is crun
 	serial atomic.Uint64
 }
 
@@ -50,8 +51,17 @@ func (r *ociRuntime) start(verb string, args []string, files ...*os.File) (*comm
 	c := &command{r: r, verb: verb, log: r.temp("log")}
 	argv := append([]string{r.path}, r.args...)
 	argv = append(argv, "--root="+r.root, "--log="+c.log, verb)
+	cmd := reap.Command{Path: r.path, Args: append(argv, args...), Env: runtimeEnv, Files: files}
 	var err error
-	c.proc, err = r.reaper.Start(reap.Command{Path: r.path, Args: append(argv, args...), Env: runtimeEnv, Files: files})
+	if r.sealed != nil {
+		cmd.Path = r.sealed.command()
+	}
+	c.proc, err = r.reaper.Start(cmd)
+	if err != nil && cmd.Path != r.path {
+		r.sealed.giveUp()
+		cmd.Path = r.path
+		c.proc, err = r.reaper.Start(cmd)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -93,6 +93,10 @@ func New(cfg Config) (*Server, error) {
 		spec.Stage1.Cgroup = filepath.Join(spec.Cgroup, "stage1")
 	}
 	r := reap.New()
+	var program *sealed
+	if filepath.Base(spec.Runtime) == "crun" {
+		program = newSealed(spec.Runtime)
+	}
 	return &Server{
 		cfg:    cfg,
 		spec:   spec,
@@ -104,6 +108,7 @@ func New(cfg Config) (*Server, error) {
 			args:   spec.RuntimeArgs,
 			root:   filepath.Join(cfg.RunDir, "oci"),
 			tmp:    filepath.Join(cfg.RunDir, "tmp"),
+			sealed: program,
 		},
 		events:   newEventLog(),
 		booted:   make(chan struct{}),
