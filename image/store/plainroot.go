@@ -32,8 +32,9 @@ import (
 // there is no container that could use it, and one whose record did not reach the
 // disk is listed, without an image, and can be removed.
 //
-// An image cannot go while a root of it is made: makers share a lock on the folder,
-// which [Store.Remove] has for itself.
+// An image cannot go while a root of it is made: makers share a lock of the image,
+// which [Store.Remove] has for itself. They share one of the folder, too, so that
+// what is being made is not swept.
 const (
 	rootsDir       = "roots"
 	rootRecordName = "record.json"
@@ -51,12 +52,41 @@ type rootRecord struct {
 
 func (s *Store) rootDir(id string) string { return s.own(rootsDir, id) }
 
-// lockRoots locks the folder of plain roots: LOCK_SH keeps images there, LOCK_EX
-// keeps roots from being made.
+// lockRoots locks the folder of plain roots: LOCK_SH for makers, LOCK_EX for who
+// sweeps it.
 func (s *Store) lockRoots(how int) (unlock func(), err error) {
-	f, err := os.Open(s.own(rootsDir))
+	f, err := lockFileAt(s.own(rootsDir), os.O_RDONLY, how)
 	if err != nil {
 		return nil, fmt.Errorf("lock roots: %w", err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// lockImage locks an image: LOCK_SH for who makes a root of it, LOCK_EX for who
+// removes it. The file is the one that says when the image was last used.
+func (s *Store) lockImage(img *Image, how int) (unlock func(), err error) {
+	path := s.own(usedDir, img.Hex())
+	for {
+		f, err := lockFileAt(path, os.O_RDWR|os.O_CREATE, how)
+		if err != nil {
+			return nil, fmt.Errorf("lock image: %w", err)
+		}
+		locked, err := f.Stat()
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock image: %w", err)
+		}
+		if now, err := os.Stat(path); err == nil && os.SameFile(locked, now) {
+			return func() { f.Close() }, nil
+		}
+		f.Close() // the image was removed meanwhile, and its file with it
+	}
+}
+
+func lockFileAt(path string, flag, how int) (*os.File, error) {
+	f, err := os.OpenFile(path, flag, 0o600)
+	if err != nil {
+		return nil, err
 	}
 	for {
 		if err = unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
@@ -65,9 +95,9 @@ func (s *Store) lockRoots(how int) (unlock func(), err error) {
 	}
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("lock roots: %w", err)
+		return nil, err
 	}
-	return func() { f.Close() }, nil
+	return f, nil
 }
 
 // fitsPlain says whether a root of this image and these options can be plain.
@@ -79,7 +109,7 @@ func (s *Store) fitsPlain(id string, img *Image, opts *RootOptions) bool {
 	return err == nil
 }
 
-// createPlain makes a plain root. The caller holds the lock on roots.
+// createPlain makes a plain root. The caller holds both locks.
 func (s *Store) createPlain(id string, img *Image) (_ Root, err error) {
 	rec := rootRecord{Version: recordVersion, Image: img.ID, Layer: img.TopLayer, Created: time.Now()}
 	doc, err := json.Marshal(rec)

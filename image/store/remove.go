@@ -27,7 +27,7 @@ func (s *Store) Remove(ref string) error {
 	if err != nil {
 		return fmt.Errorf("remove image: %w", err)
 	}
-	unlock, err := s.lockRoots(unix.LOCK_EX) // from the look for users on, until it is gone
+	unlock, err := s.lockImage(img, unix.LOCK_EX) // from the look for users on, until it is gone
 	if err != nil {
 		return fmt.Errorf("remove image %s: %w", img.ID, err)
 	}

@@ -48,15 +48,11 @@ func (s *Store) CreateRoot(ctx context.Context, id, imageID string, opts RootOpt
 	if !isRootID(id) {
 		return Root{}, fmt.Errorf("create root: %q is no id: %w", id, errdefs.ErrInvalidArgument)
 	}
-	unlock, err := s.lockRoots(unix.LOCK_SH)
+	img, unlock, err := s.holdImage(imageID)
 	if err != nil {
 		return Root{}, fmt.Errorf("create root %s: %w", id, err)
 	}
 	defer unlock()
-	img, err := s.Get(imageID)
-	if err != nil {
-		return Root{}, fmt.Errorf("create root %s: %w", id, err)
-	}
 	var r Root
 	if s.fitsPlain(id, img, &opts) {
 		r, err = s.createPlain(id, img)
@@ -68,6 +64,30 @@ func (s *Store) CreateRoot(ctx context.Context, id, imageID string, opts RootOpt
 	}
 	s.touch(img)
 	return r, nil
+}
+
+// holdImage finds an image and sees that it stays, and that the root which is made
+// of it is not swept, until unlock.
+func (s *Store) holdImage(imageID string) (_ *Image, unlock func(), err error) {
+	img, err := s.Get(imageID)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlockImage, err := s.lockImage(img, unix.LOCK_SH)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlockRoots, err := s.lockRoots(unix.LOCK_SH)
+	if err != nil {
+		unlockImage()
+		return nil, nil, err
+	}
+	unlock = func() { unlockRoots(); unlockImage() }
+	if img, err = s.Get(img.ID); err != nil { // it may have gone meanwhile
+		unlock()
+		return nil, nil, err
+	}
+	return img, unlock, nil
 }
 
 // createContainer makes a root that is a container of the library.
