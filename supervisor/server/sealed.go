@@ -1,6 +1,8 @@
 package server
 
 import (
+	"io"
+	"os"
 	"strconv"
 	"sync"
 
@@ -39,8 +41,9 @@ func (s *sealed) command() string {
 	if is := (program{uint64(st.Dev), st.Ino}); s.fd < 0 || s.of != is {
 		s.closeLocked()
 		fd, err := mountReadOnly(s.path)
-		if err != nil {
-			s.dead = true
+		if err != nil || !isBinary(fd) {
+			s.fd, s.dead = fd, true
+			s.closeLocked()
 			return s.path
 		}
 		s.fd, s.of = fd, is
@@ -62,6 +65,19 @@ func (s *sealed) closeLocked() {
 		_ = unix.Close(s.fd) // nothing was written through it
 		s.fd = -1
 	}
+}
+
+// isBinary says whether the file is a program by itself: a script's interpreter would
+// look for a descriptor that is closed by then.
+func isBinary(fd int) bool {
+	f, err := os.Open("/proc/self/fd/" + strconv.Itoa(fd))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	magic := make([]byte, 4)
+	_, err = io.ReadFull(f, magic)
+	return err == nil && string(magic) == "\x7fELF"
 }
 
 // mountReadOnly makes a read-only mount of a file that is attached nowhere (Linux

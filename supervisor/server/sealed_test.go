@@ -74,6 +74,15 @@ func TestProgramThatIsGoneIsNotSealed(t *testing.T) {
 	require.Equal(t, path, newSealed(path).command())
 }
 
+func TestScriptIsNotSealed(t *testing.T) {
+	needRoot(t)
+	path := filepath.Join(t.TempDir(), "crun")
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\nexec /usr/bin/crun \"$@\"\n"), 0o755))
+	s := newSealed(path)
+	require.Equal(t, path, s.command())
+	require.Equal(t, -1, s.fd)
+}
+
 // Where the mount cannot be executed from, the program is by its path, from then on.
 func TestRuntimeRunsWithoutTheMountWhereItMust(t *testing.T) {
 	needRoot(t)
