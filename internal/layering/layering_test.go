@@ -21,6 +21,7 @@ var allowed = []struct {
 }{
 	{"cmd/rkt-supervisor", []string{"supervisor/server", "supervisor", "stage1"}},
 	{"cmd/rkt", []string{"cmd/rkt", "pod", "image"}},
+	{"cmd/hello", nil},
 	{"rktshim", []string{"transport", "sandbox", "container", "image", "streaming", "pod", "network", "supervisor", "stage1"}},
 	{"transport", nil},
 	{"sandbox", []string{"pod"}},
