@@ -240,6 +240,16 @@ func (c *cluster) showDemo(ctx context.Context, client kubernetes.Interface) err
 	}
 	done()
 	c.progress.say("    %s", page)
+	done = c.progress.step("fetch its page through kubectl port-forward")
+	err = c.wait(ctx, "the demo's page through kubectl port-forward", func(ctx context.Context) (err error) {
+		page, err = c.fetchForwarded(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	done()
+	c.progress.say("    %s", page)
 	return nil
 }
 
@@ -253,6 +263,8 @@ func (c *cluster) sayNext() {
 	c.progress.say("  %s get pods -A", kubectl)
 	if c.hasDemo() {
 		c.progress.say("  %s logs deploy/hello", kubectl)
+		c.progress.say("  %s exec deploy/hello -- /hello hostname", kubectl)
+		c.progress.say("  %s port-forward service/hello 8080:80", kubectl)
 	}
 	c.progress.say("kubeconfig %s, logs in %s", c.kubeconfig("admin"), filepath.Dir(c.upLog()))
 	c.progress.say("end it, and remove every trace: hyperkube local-down%s%s", down, map[bool]string{true: " (or: make down)"}[down == ""])

@@ -2,6 +2,7 @@ package local
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -10,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -131,4 +133,34 @@ func fetchDemo(ctx context.Context, url string) (page string, err error) {
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Proxy: nil}}
 	page, err = fetch(ctx, client, url)
 	return strings.TrimSpace(page), err
+}
+
+// fetchForwarded gets the demo's page through kubectl port-forward.
+func (n node) fetchForwarded(ctx context.Context) (page string, err error) {
+	cmd := self("kubectl", "--kubeconfig="+n.kubeconfig("admin"), "port-forward", "service/"+demoName, "--address=127.0.0.1", ":80")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", err
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
+	defer func() {
+		stop()
+		cmd.Process.Kill()
+		cmd.Wait()
+	}()
+	r := bufio.NewReader(out)
+	line, err := r.ReadString('\n') // Forwarding from 127.0.0.1:PORT -> 80
+	address, _, ok := strings.Cut(strings.TrimPrefix(line, "Forwarding from "), " ")
+	if err != nil || !ok {
+		cmd.Process.Kill()
+		cmd.Wait() // stderr is whole after it
+		return "", fmt.Errorf("kubectl port-forward said %q %s", strings.TrimSpace(line), strings.TrimSpace(stderr.String()))
+	}
+	go io.Copy(io.Discard, r) // ends with the process
+	return fetchDemo(ctx, "http://"+address+"/")
 }

@@ -63,6 +63,16 @@ func pidfd(context.Context, *Config) Result {
 	return ok("there")
 }
 
+// kmsg: the kubelet watches it for the kernel's OOM kills, and does not start without.
+func kmsg(context.Context, *Config) Result {
+	f, err := os.Open("/dev/kmsg")
+	if err != nil {
+		return missing("mknod /dev/kmsg c 1 11; in a container that may not: ln -s /dev/console /dev/kmsg", "%v", err)
+	}
+	f.Close()
+	return ok("/dev/kmsg can be read")
+}
+
 // controllers are the cgroup controllers without which the kubelet does not start,
 // or limits would not be kept.
 var controllers = []string{"cpu", "cpuset", "memory", "pids"}

@@ -66,7 +66,7 @@ type check struct {
 func table(c *Config) []check {
 	all := []check{
 		{"user", root}, {"kernel namespaces", namespaces}, {"kernel overlayfs", overlay}, {"kernel seccomp", seccomp},
-		{"kernel pidfd", pidfd}, {"cgroups", cgroups}, {"iptables", iptablesWork}, {"links", vethWorks},
+		{"kernel pidfd", pidfd}, {"kernel log", kmsg}, {"cgroups", cgroups}, {"iptables", iptablesWork}, {"links", vethWorks},
 	}
 	if c.Remote {
 		all = append(all, check{"runtime", endpoint})
