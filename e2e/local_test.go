@@ -29,9 +29,65 @@ func newLocalMachine(t *testing.T, name string) *localMachine {
 	t.Helper()
 	m := &localMachine{dir: filepath.Join(shortDir(t), name)}
 	hyperkube := binary(t, "hyperkube")
-	t.Cleanup(func() { exec.Command(hyperkube, "local-down", "--dir="+m.dir).Run() })
+	note := noteLocal(t, m.dir)
 	m.process = holder(t)
+	t.Cleanup(func() {
+		out, err := exec.Command("nsenter", "-t", strconv.Itoa(m.Process.Pid), "-m", "-n", "--", hyperkube, "local-down", "--dir="+m.dir).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		require.NoError(t, os.Remove(note))
+	})
 	return m
+}
+
+// localNotes has a file for each cluster of a test, for the run after one that was
+// killed. Its name begins with the pid of the test binary.
+const localNotes = "/run/rktshim-e2e-local"
+
+func noteLocal(t *testing.T, dir string) (note string) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(localNotes, 0o755))
+	f, err := os.CreateTemp(localNotes, strconv.Itoa(os.Getpid())+"-")
+	require.NoError(t, err)
+	_, err = f.WriteString(dir)
+	require.NoError(t, errors.Join(err, f.Close()))
+	return f.Name()
+}
+
+// sweepLocal ends the clusters that a killed run of these tests left. Their folders
+// may be on mounts that only their own processes see.
+func sweepLocal() {
+	notes, _ := filepath.Glob(localNotes + "/*-*")
+	for _, note := range notes {
+		pid, _, _ := strings.Cut(filepath.Base(note), "-")
+		if n, err := strconv.Atoi(pid); err == nil && alive(n) {
+			continue // another run that lives
+		}
+		dir, err := os.ReadFile(note)
+		if err != nil || len(dir) == 0 {
+			continue
+		}
+		argv := []string{"../bin/hyperkube", "local-down", "--dir=" + string(dir)}
+		if pid := processOf(string(dir)); pid != "" {
+			if argv[0], err = filepath.Abs(argv[0]); err != nil {
+				continue
+			}
+			argv = append([]string{"nsenter", "-t", pid, "-m", "-n", "--"}, argv...)
+		}
+		if exec.Command(argv[0], argv[1:]...).Run() == nil {
+			os.Remove(note)
+		}
+	}
+}
+
+// processOf finds a process with a path below dir in its arguments.
+func processOf(dir string) (pid string) {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		if b, err := os.ReadFile(f); err == nil && strings.Contains(string(b), dir+"/") {
+			return filepath.Base(filepath.Dir(f))
+		}
+	}
+	return ""
 }
 
 // command is a command on the machine.
@@ -196,7 +252,8 @@ func TestDeadComponentEndsTheClusterButNotItsPods(t *testing.T) {
 // pid reads a process id from a file of the cluster.
 func (m *localMachine) pid(t *testing.T, file string) (pid int) {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(m.dir, file))
+	// As the machine sees it: the cluster's folder may be a mount there.
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(m.Process.Pid), "root", m.dir, file))
 	require.NoError(t, err)
 	_, err = fmt.Sscan(string(b), &pid)
 	require.NoError(t, err)

@@ -357,6 +357,7 @@ func removeCgroups(name string) {
 
 // sweep removes what a killed run of these tests left.
 func sweep() {
+	sweepLocal()
 	for _, h := range hierarchies() {
 		left, _ := filepath.Glob(filepath.Join(h, cgroupPrefix+"*"))
 		for _, dir := range left {
