@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -140,7 +141,7 @@ func (d *Detached) Kill(ctx context.Context, parent, pod string) error {
 		return err
 	}
 	defer d.reap()
-	if err := d.killOutside(pod); err != nil {
+	if err := d.killOutside(ctx, pod); err != nil {
 		return fmt.Errorf("kill pod %s: %w", pod, err)
 	}
 	if err := cgroup.Kill(ctx, path); err != nil {
@@ -152,25 +153,32 @@ func (d *Detached) Kill(ctx context.Context, parent, pod string) error {
 	return nil
 }
 
-// killOutside kills a supervisor of ours that has not entered its cgroup yet.
-func (d *Detached) killOutside(pod string) error {
+// killOutside kills a supervisor of ours that has not entered its cgroup yet, and
+// reaps it.
+func (d *Detached) killOutside(ctx context.Context, pod string) error {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	pid, ok := d.children[pod]
+	delete(d.children, pod) // it is ours to reap now
+	d.mu.Unlock()
 	if !ok {
 		return nil
 	}
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil { // not reaped yet, so the pid is its
 		return err
 	}
-	var err error
-	for {
-		if _, err = unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
-			break
+	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
+		if got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); got == pid || errors.Is(err, unix.ECHILD) {
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.children[pod] = pid
+			return fmt.Errorf("supervisor %d does not end: %w", pid, ctx.Err())
 		}
 	}
-	delete(d.children, pod)
-	return err
 }
 
 // Find implements Launcher.

@@ -201,6 +201,45 @@ func TestBinaryThatCannotRunIsAnError(t *testing.T) {
 	})
 }
 
+// As one in uninterruptible sleep, a frozen process outlives its kill.
+func TestSupervisorThatDoesNotEndDelaysNobodyElse(t *testing.T) {
+	if cgroup.Unified() {
+		return // where frozen processes can be killed
+	}
+	l, parent := &launch.Detached{}, "/rktt-launch/frozen"
+	t.Cleanup(func() { require.NoError(t, cgroup.Remove(context.Background(), "/rktt-launch")) })
+	spec := prepare(t, l, parent, "aaaa-6")
+	require.NoError(t, l.Launch(t.Context(), spec))
+	c, err := supervisor.Dial(t.Context(), spec.RunDir, "test")
+	require.NoError(t, err)
+	defer c.Close()
+	freezer := "/sys/fs/cgroup/freezer" + parent + "/freezer.state"
+	require.NoError(t, os.WriteFile(freezer, []byte("FROZEN"), 0))
+	t.Cleanup(func() { _ = os.WriteFile(freezer, []byte("THAWED"), 0) }) // the test does it before
+	require.Eventually(t, func() bool {
+		state, err := os.ReadFile(freezer)
+		return err == nil && string(state) == "FROZEN\n"
+	}, time.Minute, time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	killed := make(chan error, 1)
+	go func() { killed <- l.Kill(ctx, parent, spec.Pod) }()
+
+	pods, err := l.List(t.Context(), "", []string{parent})
+
+	require.NoError(t, err)
+	require.Equal(t, []string{spec.Pod}, pods)
+	select {
+	case err := <-killed:
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	case <-time.After(time.Minute):
+		t.Error("the kill outlasts its context")
+	}
+	require.NoError(t, os.WriteFile(freezer, []byte("THAWED"), 0))
+	require.NoError(t, l.Kill(t.Context(), parent, spec.Pod))
+	require.ErrorIs(t, unix.Kill(c.Hello().PID, 0), unix.ESRCH, "it is reaped")
+}
+
 func TestGroupThatCannotBeRemovedIsNamedWithItsPod(t *testing.T) {
 	each(t, func(t *testing.T, l launch.Launcher, parent string) {
 		group, err := l.Cgroup(parent, "aaaa-5")
