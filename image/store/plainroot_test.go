@@ -93,6 +93,21 @@ func TestAnImageCannotGoWhileARootOfItIsMade(t *testing.T) {
 	}
 }
 
+func TestAnImageWhoseLockCannotBeMadeIsRemoved(t *testing.T) {
+	h := newHost(t)
+	id := h.image(t, "app", registrytest.Files{"a": ""})
+	h.root(t, "c", id)
+	lock := filepath.Join(h.Root(), "rkt", "used", id[len("sha256:"):])
+	require.NoError(t, os.Remove(lock))
+	require.NoError(t, os.Mkdir(lock, 0o700))
+	_, err := h.CreateRoot(t.Context(), "d", id, store.RootOptions{})
+	require.ErrorIs(t, err, unix.EISDIR)
+	require.True(t, errdefs.IsFailedPrecondition(h.Remove(id)))
+	require.NoError(t, h.RemoveRoot(t.Context(), "c"))
+	require.NoError(t, h.Remove(id))
+	require.Empty(t, h.layers(t))
+}
+
 func TestWhatKilledMakersAndRemoversOfRootsLeaveIsSwept(t *testing.T) {
 	h := newHost(t)
 	id := h.image(t, "app", registrytest.Files{"a": ""})

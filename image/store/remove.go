@@ -29,6 +29,9 @@ func (s *Store) Remove(ref string) error {
 	}
 	unlock, err := s.lockImage(img, unix.LOCK_EX) // from the look for users on, until it is gone
 	if err != nil {
+		unlock, err = s.lockRoots(unix.LOCK_EX) // a full disk may have no room for the file: keep all makers out
+	}
+	if err != nil {
 		return fmt.Errorf("remove image %s: %w", img.ID, err)
 	}
 	defer unlock()
