@@ -45,12 +45,13 @@ type Node struct {
 
 	folders   rundir.Folders
 	withRoots func(ctx context.Context, work func(Roots) error) error
+	patience  time.Duration // with an engine that holds the pods and does not listen
 }
 
 // New returns a Node; nothing is opened before it is needed. withRoots opens the
 // image store around work.
 func New(f rundir.Folders, withRoots func(ctx context.Context, work func(Roots) error) error) *Node {
-	return &Node{pod.NewObserver(f.Pods(), f.PodsRun(), f.NetNS()), f, withRoots}
+	return &Node{pod.NewObserver(f.Pods(), f.PodsRun(), f.NetNS()), f, withRoots, enginePatience}
 }
 
 // Kill ends a pod at once and returns when its supervisor is gone.
@@ -87,7 +88,7 @@ type engine interface {
 
 // withEngine has work done by the engine that lives, else by one of our own.
 func (n *Node) withEngine(ctx context.Context, work func(engine) error) error {
-	deadline := time.Now().Add(enginePatience)
+	deadline := time.Now().Add(n.patience)
 	for {
 		if err := work(pod.Ask{Socket: n.folders.EngineSocket()}); !pod.NoEngine(err) {
 			return err
