@@ -218,14 +218,14 @@ func (o *Observer) Terminate(ctx context.Context, id ID) error {
 		return err
 	}
 	defer c.Close()
-	if c.Hello().PID <= 1 {
-		return fmt.Errorf("the supervisor of pod %s says that its pid is %d: %w", id, c.Hello().PID, errdefs.ErrFailedPrecondition)
-	}
 	fd, err := unix.PidfdOpen(c.Hello().PID, 0)
 	if err != nil {
 		return fmt.Errorf("open supervisor %d of pod %s: %w", c.Hello().PID, id, err)
 	}
 	defer unix.Close(fd)
+	if !supervises(c.Hello().PID, id) {
+		return fmt.Errorf("process %d is not the supervisor of pod %s, which says so: it runs in another PID namespace: %w", c.Hello().PID, id, errdefs.ErrFailedPrecondition)
+	}
 	// That it answers now means that the pid was still its when it was opened.
 	if _, err := c.Status(ctx); err != nil {
 		return err
@@ -234,6 +234,13 @@ func (o *Observer) Terminate(ctx context.Context, id ID) error {
 		return fmt.Errorf("terminate supervisor %d of pod %s: %w", c.Hello().PID, id, err)
 	}
 	return nil
+}
+
+// supervises says whether a process was started to supervise a pod. The pid that a
+// supervisor tells is of its own PID namespace, which need not be ours.
+func supervises(pid int, id ID) bool {
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && slices.ContainsFunc(strings.Split(string(cmdline), "\x00"), func(arg string) bool { return filepath.Base(arg) == string(id) })
 }
 
 // Kill ends a pod at once, by its supervisor or, if that does not do it in time, by
@@ -263,6 +270,9 @@ type pidfds []int
 func processesOf(group string) (fds pidfds, err error) {
 	open := map[int]int{}
 	for _, pid := range cgroup.Procs(group) {
+		if pid <= 0 { // of another PID namespace
+			continue
+		}
 		fd, err := unix.PidfdOpen(pid, 0)
 		if errors.Is(err, unix.ESRCH) {
 			continue

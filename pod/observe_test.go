@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"testing"
@@ -202,32 +203,62 @@ func TestKilledPodHasNoSupervisorWhenKillReturns(t *testing.T) {
 	}
 }
 
-func TestTerminateSignalsTheSupervisorAndDoesNotWait(t *testing.T) {
-	dir := t.TempDir()
-	o := NewObserver(dir+"/pods", dir+"/run", dir+"/netns")
-	const id = "aabbccdd-0000-4000-8000-000000000000"
-	for _, d := range []string{"/pods/", "/run/"} {
-		require.NoError(t, os.MkdirAll(dir+d+id, 0o700))
-	}
-	require.NoError(t, supervisor.WriteSpec(dir+"/pods/"+id, supervisor.Spec{Flavor: "lean", Stage1: stage1.Spec{ID: id}}))
-	fake := &supervisortest.Fake{} // its pid is this process's
-	require.NoError(t, fake.Start(dir+"/pods/"+id, dir+"/run/"+id))
-	defer fake.Kill()
+// terminateEnv makes the test binary a supervisor that waits for SIGTERM, in the
+// folder that it names.
+const terminateEnv = "RKTT_TERMINATED"
+
+const terminated = "aabbccdd-0000-4000-8000-000000000000"
+
+func beTerminated(dir string) error {
 	got := make(chan os.Signal, 1)
 	signal.Notify(got, unix.SIGTERM)
-	defer signal.Stop(got)
-
-	require.NoError(t, o.Terminate(t.Context(), id))
-
-	require.Equal(t, unix.SIGTERM, <-got)
-	fake.Kill()
-	require.ErrorIs(t, o.Terminate(t.Context(), id), errdefs.ErrUnavailable)
+	fake := &supervisortest.Fake{} // its pid is this process's
+	if err := fake.Start(dir+"/pods/"+terminated, dir+"/run/"+terminated); err != nil {
+		return err
+	}
+	<-got
+	return os.WriteFile(dir+"/terminated", nil, 0o600)
 }
 
-func TestTerminateNeverSignalsInit(t *testing.T) {
-	h := newHost(t)
-	_, _, id, _ := launched(t, h)
-	require.ErrorContains(t, h.observer().Terminate(t.Context(), id), "says that its pid is 1") // as the fake does
+func TestTerminateSignalsTheSupervisorAndNobodyElse(t *testing.T) {
+	dir := t.TempDir()
+	o := NewObserver(dir+"/pods", dir+"/run", dir+"/netns")
+	for _, d := range []string{"/pods/", "/run/"} {
+		require.NoError(t, os.MkdirAll(dir+d+terminated, 0o700))
+	}
+	require.NoError(t, supervisor.WriteSpec(dir+"/pods/"+terminated, supervisor.Spec{Flavor: "lean", Stage1: stage1.Spec{ID: terminated}}))
+	start := func(args ...string) *exec.Cmd {
+		cmd := exec.Command("/proc/self/exe", args...)
+		cmd.Env = append(os.Environ(), terminateEnv+"="+dir)
+		cmd.Stderr = os.Stderr
+		require.NoError(t, cmd.Start())
+		t.Cleanup(func() {
+			cmd.Process.Kill()
+			cmd.Wait()
+		})
+		eventually(t, func() bool {
+			c, err := o.Dial(t.Context(), terminated)
+			if err == nil {
+				c.Close()
+			}
+			return err == nil
+		}, "it listens")
+		return cmd
+	}
+
+	other := start("of", "another", "name")
+	err := o.Terminate(t.Context(), terminated)
+	require.ErrorIs(t, err, errdefs.ErrFailedPrecondition)
+	require.ErrorContains(t, err, "is not the supervisor")
+	require.NoError(t, other.Process.Kill())
+	other.Wait()
+	require.NoFileExists(t, dir+"/terminated")
+
+	own := start(dir+"/pods/"+terminated, dir+"/run/"+terminated)
+	require.NoError(t, o.Terminate(t.Context(), terminated))
+	require.NoError(t, own.Wait())
+	require.FileExists(t, dir+"/terminated")
+	require.ErrorIs(t, o.Terminate(t.Context(), terminated), errdefs.ErrUnavailable)
 }
 
 func TestWaitGoneEndsWithItsContext(t *testing.T) {

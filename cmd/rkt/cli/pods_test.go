@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/rktnetes/rktshim/internal/rundir"
 	"github.com/rktnetes/rktshim/network"
@@ -384,17 +382,15 @@ func TestPodCommandsFailAsRkts(t *testing.T) {
 	}
 }
 
-func TestStopAsksAndDoesNotWait(t *testing.T) {
+func TestStopSignalsNobodyButTheSupervisor(t *testing.T) {
 	h := newPodHost(t)
 	id, _ := h.launch("u1", "web")
-	got := make(chan os.Signal, 1)
-	signal.Notify(got, unix.SIGTERM) // the fake's pid is this process's
-	defer signal.Stop(got)
-
-	require.Equal(t, fmt.Sprintf("%q\n", id), h.says("stop", string(id)))
-
-	require.Equal(t, unix.SIGTERM, <-got)
-	require.Contains(t, h.says("status", string(id)), "state=running\n", "the fake goes on")
+	code, stdout, stderr := h.inProcess("stop", string(id)) // the fake's pid is this process's
+	require.Equal(t, 254, code)
+	require.Empty(t, stdout)
+	require.Contains(t, stderr, "is not the supervisor of pod "+string(id))
+	require.Contains(t, stderr, "stop: failed to stop 1 pod(s)\n")
+	require.Contains(t, h.says("status", string(id)), "state=running\n")
 }
 
 func TestStopByForceIsOverWhenItReturns(t *testing.T) {
