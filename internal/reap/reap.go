@@ -129,16 +129,20 @@ func (c *Claim) Adopt(pid int) (*Process, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := &Process{r: r, pid: pid, done: make(chan struct{})}
-	if st, ok := r.early[pid]; ok {
+	if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil {
+		st, ok := r.early[pid]
+		if !ok {
+			return nil, fmt.Errorf("adopt process %d: %w: %w", pid, err, errdefs.ErrNotFound)
+		}
 		delete(r.early, pid)
 		p.end(st)
 		return p, nil
 	}
+	// It is there, so an exit of that pid is another's, which had it before: a busy
+	// machine gives a pid again within seconds.
+	delete(r.early, pid)
 	if r.procs[pid] != nil {
 		return nil, fmt.Errorf("adopt process %d: it has an owner already: %w", pid, errdefs.ErrAlreadyExists)
-	}
-	if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil {
-		return nil, fmt.Errorf("adopt process %d: %w: %w", pid, err, errdefs.ErrNotFound)
 	}
 	r.procs[pid] = p
 	return p, nil
