@@ -31,8 +31,8 @@ import (
 	utilexec "k8s.io/client-go/util/exec"
 )
 
-// patience is how long a session may take on a busy machine.
-const patience = 3 * time.Minute
+// sessionTime is how long a session may take on a busy machine.
+const sessionTime = 3 * time.Minute
 
 // sessionNode is a machine whose kubelet's own API is used as the API server does.
 type sessionNode struct {
@@ -232,11 +232,11 @@ func sleeper(n int) string { return fmt.Sprintf("77%d.%d", os.Getpid(), n) }
 
 func (n *sessionNode) waitFor(what string, cond func() bool) {
 	n.t.Helper()
-	require.Eventually(n.t, cond, patience, 20*time.Millisecond, what)
+	require.Eventually(n.t, cond, sessionTime, 20*time.Millisecond, what)
 }
 
 func (n *sessionNode) within() context.Context {
-	ctx, cancel := context.WithTimeout(n.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(n.t.Context(), sessionTime)
 	n.t.Cleanup(cancel)
 	return ctx
 }
@@ -387,7 +387,7 @@ func logs(t *testing.T, n *sessionNode, pod string) {
 // fetch gets a page of the kubelet's API.
 func (n *sessionNode) fetch(path string) string {
 	n.t.Helper()
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	client := &http.Client{Timeout: sessionTime, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
 	resp, err := client.Get("https://" + n.addr + path)
 	require.NoError(n.t, err)
 	defer resp.Body.Close()
@@ -447,7 +447,7 @@ func (n *sessionNode) forward(protocol, pod string, port int) string {
 	case <-ready:
 	case err := <-ended:
 		require.NoError(n.t, err)
-	case <-time.After(patience):
+	case <-time.After(sessionTime):
 		require.FailNow(n.t, "no port-forward")
 	}
 	ports, err := f.GetPorts()
@@ -514,7 +514,7 @@ func echoes(addr string, size int) error {
 		return err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(sessionTime)); err != nil {
 		return err
 	}
 	sent := make([]byte, size)
