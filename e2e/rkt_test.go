@@ -231,10 +231,9 @@ func (n *podNode) requireEnter(id string) {
 // terminal is a terminal of the test, with an rkt on its other side.
 type terminal struct {
 	*os.File
-	t      *testing.T
-	cmd    *exec.Cmd
-	screen chan string // all that was shown, once the command has ended
-	shown  *lockedBuffer
+	t     *testing.T
+	cmd   *exec.Cmd
+	shown *lockedBuffer
 }
 
 func (n *podNode) onTerminal(args ...string) *terminal {
