@@ -57,8 +57,9 @@ func exists(path string) bool {
 }
 
 // Make makes the group in every hierarchy; one that is there already is taken as
-// it is. New cpuset groups on v1 get their parent's cpus and nodes, without which
-// nothing could join them.
+// it is. Cpuset groups on v1 that have none get their parent's cpus and nodes, without
+// which nothing could join them: also those that another is just making, or that a
+// killed one has left so.
 func Make(path string) error {
 	hs, err := hierarchies()
 	if err != nil {
@@ -74,7 +75,7 @@ func Make(path string) error {
 
 func makeIn(hierarchy, path string) error {
 	dir := filepath.Join(hierarchy, path)
-	if exists(dir) || dir == hierarchy {
+	if dir == hierarchy || exists(dir) && hasCPUs(dir) {
 		return nil
 	}
 	if err := makeIn(hierarchy, filepath.Dir(filepath.Clean("/"+path))); err != nil {
@@ -86,9 +87,25 @@ func makeIn(hierarchy, path string) error {
 	return inheritCPUs(dir)
 }
 
+var cpusetFiles = []string{"cpuset.cpus", "cpuset.mems"}
+
+// hasCPUs says whether processes can join a group, as far as cpusets go. A group that
+// has cpus has parents that do.
+func hasCPUs(dir string) bool {
+	if Unified() {
+		return true
+	}
+	for _, name := range cpusetFiles {
+		if own, err := os.ReadFile(filepath.Join(dir, name)); err == nil && strings.TrimSpace(string(own)) == "" {
+			return false
+		}
+	}
+	return true
+}
+
 // inheritCPUs does nothing outside a v1 cpuset hierarchy.
 func inheritCPUs(dir string) error {
-	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
+	for _, name := range cpusetFiles {
 		own, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil || Unified() || strings.TrimSpace(string(own)) != "" {
 			continue

@@ -65,6 +65,29 @@ func TestProcessIsBornInTheGroup(t *testing.T) {
 	require.NotContains(t, string(own), path, "we stay outside")
 }
 
+// A group that another is just making, or whose maker was killed, has no cpus yet.
+func TestGroupIsUsableWhoeverMadeItsParents(t *testing.T) {
+	path := group(t)
+	for _, dir := range cgroup.Dirs(path) {
+		require.NoError(t, os.MkdirAll(filepath.Join(dir, "a/b"), 0o755))
+	}
+
+	require.NoError(t, cgroup.Make(path+"/a/b"))
+	require.NoError(t, cgroup.Make(path+"/a/c/d"))
+
+	sleeper := exec.Command("sleep", "1000")
+	require.NoError(t, sleeper.Start())
+	t.Cleanup(func() {
+		sleeper.Process.Kill()
+		sleeper.Wait()
+	})
+	for _, child := range []string{"/a/b", "/a/c/d"} {
+		for _, dir := range cgroup.Dirs(path + child) {
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(sleeper.Process.Pid)), 0), dir)
+		}
+	}
+}
+
 func TestKillEndsTheTreeAndForkBombs(t *testing.T) {
 	path := group(t)
 	require.NoError(t, cgroup.Make(path+"/below"))
