@@ -3,10 +3,12 @@ package container_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,9 +29,12 @@ import (
 	"github.com/rktnetes/rktshim/supervisor/launch"
 )
 
-// mark is the cgroup parent of all pods of these tests: the next run kills what is
-// left in it of one that was killed.
-const mark = "/rktt-container"
+// marks begins the cgroup parents of these tests; the pid of the run follows.
+const marks = "rktt-container-"
+
+// mark is the cgroup parent of all pods of this run: the next one kills what is left
+// in it if this one was killed, and one beside it does not.
+var mark = "/" + marks + os.Getenv("RKTT_INSIDE")
 
 // supervisorBinary builds what pods are supervised by, once.
 var supervisorBinary = sync.OnceValues(func() (string, error) {
@@ -71,7 +76,7 @@ func TestMain(m *testing.M) {
 
 func runInside() int {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), "RKTT_INSIDE=1")
+	cmd.Env = append(os.Environ(), "RKTT_INSIDE="+strconv.Itoa(os.Getpid()))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
 	if err := cmd.Run(); err != nil {
@@ -81,14 +86,19 @@ func runInside() int {
 	return 0
 }
 
+// sweep removes the pods of this run, and of those that are over.
 func sweep() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := cgroup.Kill(ctx, mark); err != nil {
-		fmt.Println(err)
-	}
-	if err := cgroup.Remove(ctx, mark); err != nil {
-		fmt.Println(err)
+	for _, name := range cgroup.Children("/") {
+		run, ours := strings.CutPrefix(name, marks)
+		pid, err := strconv.Atoi(run)
+		if !ours || "/"+name != mark && (err != nil || !errors.Is(unix.Kill(pid, 0), unix.ESRCH)) {
+			continue
+		}
+		if err := errors.Join(cgroup.Kill(ctx, "/"+name), cgroup.Remove(ctx, "/"+name)); err != nil {
+			fmt.Println(err)
+		}
 	}
 }
 
