@@ -65,6 +65,7 @@ func dataDir(t *testing.T) string {
 	dir := filepath.Join(shortDir(t), "rkt")
 	run, err := rundir.Of(dir)
 	require.NoError(t, err)
+	noteMade(run)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(run)) })
 	return dir
 }

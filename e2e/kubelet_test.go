@@ -41,7 +41,7 @@ func TestKubeletRunsOnTheRuntimeInItsProcess(t *testing.T) {
 
 // unixSocketsToARuntime lists the unix sockets of the process's network
 // namespace that have a path or a peer, but for those on which the kubelet
-// itself serves its plugins.
+// itself serves its plugins, and the engine the operator's rkt.
 func unixSocketsToARuntime(t *testing.T, p *process) (found []string) {
 	t.Helper()
 	f, err := os.Open(fmt.Sprintf("/proc/%d/net/unix", p.Process.Pid))
@@ -54,7 +54,7 @@ func unixSocketsToARuntime(t *testing.T, p *process) (found []string) {
 		}
 		const connected = "03"
 		path := strings.Join(fields[7:], " ")
-		if fields[5] == connected || path != "" && !strings.Contains(path, "/device-plugins/") && !strings.Contains(path, "/pod-resources/") {
+		if fields[5] == connected || path != "" && !strings.Contains(path, "/device-plugins/") && !strings.Contains(path, "/pod-resources/") && filepath.Base(path) != "engine.sock" {
 			found = append(found, s.Text())
 		}
 	}

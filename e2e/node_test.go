@@ -50,16 +50,21 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "e2e:", becomeCommand(os.Args[1:]))
 		os.Exit(125)
 	}
-	var made []string // mount points that isolated needs and this machine lacks
+	var lacked []string // mount points that isolated needs and this machine lacks
 	for _, dir := range []string{kubeletDir, containerLinks, containersDir} {
 		if err := os.Mkdir(dir, 0o755); err == nil {
-			made = append(made, dir)
+			lacked = append(lacked, dir)
 		}
 	}
+	os.Setenv(runEnv, strconv.Itoa(os.Getpid()))
 	sweep()
 	code := m.Run()
+	if left := leftOnMachine(); len(left) > 0 {
+		fmt.Fprintf(os.Stderr, "--- FAIL: the tests have left on this machine:\n    %s\n", strings.Join(left, "\n    "))
+		code = max(code, 1)
+	}
 	sweep()
-	for _, dir := range made {
+	for _, dir := range lacked {
 		os.Remove(dir)
 	}
 	os.Exit(code)
@@ -298,6 +303,7 @@ func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "e2e-")
 	require.NoError(t, err)
+	noteMade(dir)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	return dir
 }
