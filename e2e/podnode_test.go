@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -98,10 +99,12 @@ func (n *podNode) command(argv ...string) *exec.Cmd {
 
 func (n *podNode) criSocket() string { return filepath.Join(n.dir, "cri.sock") }
 
-// cri is a client of the running kubelet's CRI socket.
+// cri is a client of the CRI socket of whatever kubelet runs: it tries again at once
+// after one was killed.
 func (n *podNode) cri() runtimeapi.RuntimeServiceClient {
 	n.t.Helper()
-	conn, err := grpc.NewClient("unix://"+n.criSocket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	retry := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1, MaxDelay: 50 * time.Millisecond}}
+	conn, err := grpc.NewClient("unix://"+n.criSocket(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(retry))
 	require.NoError(n.t, err)
 	n.t.Cleanup(func() { conn.Close() })
 	return runtimeapi.NewRuntimeServiceClient(conn)
