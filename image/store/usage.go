@@ -80,8 +80,9 @@ func (s *Store) sumLayers() (Usage, error) {
 }
 
 // MeasureRoots walks what containers have written to their roots, but for roots
-// that were measured within maxAge. It costs one stat per file written, so it runs
-// now and then in the background and the other methods answer from its last result.
+// that were measured within maxAge; young ones, which are still being filled, have
+// less. It costs one stat per file written, so it runs now and then in the
+// background and the other methods answer from its last result.
 func (s *Store) MeasureRoots(ctx context.Context, maxAge time.Duration) error {
 	roots, err := s.Roots()
 	if err != nil {
@@ -92,7 +93,7 @@ func (s *Store) MeasureRoots(ctx context.Context, maxAge time.Duration) error {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("measure roots: %w", err)
 		}
-		if known, ok := s.RootUsage(r.ID); ok && time.Since(known.Measured) < maxAge {
+		if known, ok := s.RootUsage(r.ID); ok && !due(r.Created, known.Measured, time.Now(), maxAge) {
 			found[r.ID] = known
 			continue
 		}
@@ -109,6 +110,12 @@ func (s *Store) MeasureRoots(ctx context.Context, maxAge time.Duration) error {
 	s.usage.roots = found
 	s.usage.mu.Unlock()
 	return nil
+}
+
+// due says whether a root must be measured again: maxAge after it was, or when it
+// has twice the age that it had then.
+func due(created, measured, now time.Time, maxAge time.Duration) bool {
+	return now.Sub(measured) >= min(maxAge, measured.Sub(created))
 }
 
 // RootUsage is what the last MeasureRoots found of one root; false if it has
