@@ -309,3 +309,34 @@ func (r *rate) until(m moment) (cores float64, ok bool) {
 	}
 	return float64(m.used-from.used) / float64(window), true
 }
+
+// AppDetail reads all there is to know of a created or running app's cgroup, at the
+// cost of opening each of its files. Errors are those of AppUsage.
+func (e *Engine) AppDetail(id AppID) (cgroupstat.Detail, error) {
+	app, err := e.App(id)
+	if err != nil {
+		return cgroupstat.Detail{}, fmt.Errorf("detail of %w", err)
+	}
+	return detail(app.Cgroup)
+}
+
+// PodDetail is AppDetail of what runs for the pod itself: its supervisor. Errors are
+// those of PodUsage.
+func (e *Engine) PodDetail(id ID) (cgroupstat.Detail, error) {
+	p, err := e.runningPod(id)
+	if err != nil {
+		return cgroupstat.Detail{}, fmt.Errorf("detail of %w", err)
+	}
+	return detail(p.OwnCgroup())
+}
+
+func detail(group string) (cgroupstat.Detail, error) {
+	d, err := cgroupstat.New(group).Detail()
+	if err != nil {
+		return d, fmt.Errorf("detail: %w", gone(err))
+	}
+	return d, nil
+}
+
+// OwnCgroup is the cgroup of what runs for the pod itself, see [Engine.Owner].
+func (p *Pod) OwnCgroup() string { return path.Join(p.Cgroup, string(p.ID)) }

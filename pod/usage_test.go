@@ -119,6 +119,11 @@ func TestUsageIsReadWhileSomethingLives(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, traffic, "it has loopback only")
 	require.Equal(t, 2, e.openMeters())
+	d, err := e.AppDetail(app)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, d.CpuStats.CpuUsage.TotalUsage, uint64(u.CPU))
+	_, err = e.PodDetail(id)
+	require.ErrorIs(t, err, errdefs.ErrFailedPrecondition, "the supervisor, which makes its group, is a fake")
 
 	require.NoError(t, e.StopApp(t.Context(), app, 0))
 	_, err = e.AppUsage(app)
@@ -129,6 +134,7 @@ func TestUsageIsReadWhileSomethingLives(t *testing.T) {
 	for _, read := range []func() error{
 		func() error { _, err := e.PodUsage(id); return err },
 		func() error { _, err := e.PodTraffic(id); return err },
+		func() error { _, err := e.PodDetail(id); return err },
 	} {
 		require.ErrorIs(t, read(), errdefs.ErrFailedPrecondition)
 	}
@@ -137,8 +143,10 @@ func TestUsageIsReadWhileSomethingLives(t *testing.T) {
 	require.NoError(t, e.Remove(t.Context(), id))
 	for _, read := range []func() error{
 		func() error { _, err := e.AppUsage(app); return err },
+		func() error { _, err := e.AppDetail(app); return err },
 		func() error { _, err := e.PodUsage(id); return err },
 		func() error { _, err := e.PodTraffic(id); return err },
+		func() error { _, err := e.PodDetail(id); return err },
 	} {
 		require.ErrorIs(t, read(), errdefs.ErrNotFound)
 	}

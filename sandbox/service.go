@@ -13,6 +13,7 @@ import (
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/rktnetes/rktshim/internal/cgroupstat"
 	"github.com/rktnetes/rktshim/pod"
 )
 
@@ -42,6 +43,8 @@ type pods interface {
 	Watch(ctx context.Context, f func(pod.Event) error) error
 	PodUsage(id pod.ID) (pod.Usage, error)
 	PodTraffic(id pod.ID) ([]pod.Traffic, error)
+	PodDetail(id pod.ID) (cgroupstat.Detail, error)
+	AppDetail(id pod.AppID) (cgroupstat.Detail, error)
 	UpdatePod(ctx context.Context, id pod.ID, change func(*pod.Spec) (json.RawMessage, error)) error
 }
 

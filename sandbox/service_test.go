@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/rktnetes/rktshim/internal/cgroupstat"
 	"github.com/rktnetes/rktshim/pod"
 )
 
@@ -29,6 +30,8 @@ type fakePods struct {
 
 	usage      map[pod.ID]pod.Usage
 	usageErr   error
+	detail     cgroupstat.Detail
+	appErr     map[pod.AppID]error
 	traffic    map[pod.ID][]pod.Traffic
 	containers map[pod.ID][]*runtimeapi.ContainerStats
 }
@@ -36,6 +39,10 @@ type fakePods struct {
 func (f *fakePods) PodUsage(id pod.ID) (pod.Usage, error) { return f.usage[id], f.usageErr }
 
 func (f *fakePods) PodTraffic(id pod.ID) ([]pod.Traffic, error) { return f.traffic[id], nil }
+
+func (f *fakePods) PodDetail(pod.ID) (cgroupstat.Detail, error) { return f.detail, f.usageErr }
+
+func (f *fakePods) AppDetail(id pod.AppID) (cgroupstat.Detail, error) { return f.detail, f.appErr[id] }
 
 func (f *fakePods) SandboxStats(id pod.ID) ([]*runtimeapi.ContainerStats, error) {
 	return f.containers[id], nil

@@ -67,7 +67,7 @@ func (s *Service) listStats(f *runtimeapi.PodSandboxStatsFilter) ([]*runtimeapi.
 	out := make([]*runtimeapi.PodSandboxStats, 0, len(pods))
 	for i := range pods {
 		st, err := s.stats(&pods[i])
-		if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) { // it has ended since
+		if ended(err) {
 			continue
 		}
 		if err != nil {

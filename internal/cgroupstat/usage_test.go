@@ -198,11 +198,23 @@ func TestAGroupOfThisHost(t *testing.T) {
 	require.LessOrEqual(t, second.Memory.WorkingSet, second.Memory.Usage)
 	require.Equal(t, uint64(NoLimit), second.Memory.Limit)
 	require.Len(t, g.files, open, "each file is opened once")
+	d, err := g.Detail()
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, d.CpuStats.CpuUsage.TotalUsage, uint64(second.CPU))
+	require.Positive(t, d.MemoryStats.Usage.Usage)
+	require.Equal(t, uint64(1), d.Processes)
+	require.GreaterOrEqual(t, d.Descriptors, uint64(3))
+	require.Equal(t, uint64(1024), d.CPUShares, "what the kernel begins with")
+	require.Positive(t, d.CPUPeriod)
+	require.Zero(t, d.CPUQuota)
+	require.Zero(t, d.OOMKills)
 
 	remove(path)
 	_ = cmd.Wait() // killed
 	_, err = g.Usage()
 	require.ErrorIs(t, err, unix.ENODEV, "it is gone")
+	_, err = g.Detail()
+	require.ErrorIs(t, err, unix.ENODEV)
 }
 
 func BenchmarkUsage(b *testing.B) {
