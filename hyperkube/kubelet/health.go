@@ -14,14 +14,19 @@ import (
 const healthPatience = 5 * time.Second
 
 // check is the kubelet's "ping" health check with the runtime behind it: the
-// runtime must run, and answer over memory.
+// runtime must run, and answer over memory. The kubelet's systemd watchdog asks
+// without a request.
 func (r *runtime) check(req *http.Request) error {
 	select {
 	case <-r.ended:
 		return fmt.Errorf("the runtime in this process has died: %w", r.why())
 	default:
 	}
-	ctx, cancel := context.WithTimeout(req.Context(), healthPatience)
+	ctx := context.Background()
+	if req != nil {
+		ctx = req.Context()
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthPatience)
 	defer cancel()
 	conn, err := r.shim.Endpoint().Client()
 	if err != nil {

@@ -137,6 +137,20 @@ func TestHealthzTellsOfARuntimeThatDoesNotAnswer(t *testing.T) {
 	require.NoError(t, rt.stop())
 }
 
+// The kubelet's systemd watchdog asks the same check, but has no request.
+func TestWatchdogFollowsTheRuntime(t *testing.T) {
+	f := newFakeShim()
+	rt, _ := newTestRuntime(t, f)
+	_, err := rt.intercept(MemoryEndpoint)
+	require.NoError(t, err)
+	require.NoError(t, healthz.PingHealthz.Check(nil))
+
+	f.fail <- func() {}
+	<-rt.ended
+
+	require.ErrorContains(t, healthz.PingHealthz.Check(nil), "the runtime in this process has died")
+}
+
 func TestPanicOfTheRuntimeEndsTheKubelet(t *testing.T) {
 	f := newFakeShim()
 	rt, asked := newTestRuntime(t, f)
