@@ -26,6 +26,7 @@ inside() {
 	shift 2
 	printf '\n=== %s\n' "$name"
 	TIMEOUT=$limit e2e/hosts/vm/run.sh "$VM" "$SHARE" "$@" 2>&1 | tee "$SHARE/log" || rc=$?
+	grep -q '^PASS' "$SHARE/log" || rc=1 # the machine, or its output, may have been killed
 	echo "=== $name: $([ $rc = 0 ] && echo ok || echo FAILED), $((SECONDS - start)) s"
 	[ $rc = 0 ] || failed+=("$name")
 }
