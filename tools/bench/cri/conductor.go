@@ -34,7 +34,8 @@ const (
 type contender struct {
 	name   string
 	do     func(job) (*outcome, error)
-	agent  int // the process that serves CRI
+	socket string // where it serves CRI, too
+	agent  int    // the process that serves CRI
 	parent string
 	empty  memory // of the agent, before it has a runtime
 }
@@ -80,7 +81,7 @@ func (b *bench) run() error {
 	if err := b.open(conf); err != nil {
 		return err
 	}
-	for _, step := range []func() error{b.filters, b.oneByOne, b.bursts, b.alive} {
+	for _, step := range []func() error{b.filters, b.oneByOne, b.sessions, b.bursts, b.alive} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -135,7 +136,7 @@ func (b *bench) openAgent(flavor, cniConf string) (*contender, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &contender{name: flavor, do: a.do, agent: a.pid, parent: cgroups + "/" + flavor}
+	c := &contender{name: flavor, do: a.do, socket: b.socketOf(flavor), agent: a.pid, parent: cgroups + "/" + flavor}
 	c.empty = memoryOf(a.pid)
 	_, err = a.do(job{})
 	return c, err
@@ -194,6 +195,38 @@ func (b *bench) oneByOne() error {
 			}
 			if round > 0 {
 				b.results.addCycle(t.c.name, kind.network, kind.seccomp, o)
+			}
+		}
+	}
+	return nil
+}
+
+// sessions measures exec and port-forward. The client is in this process, whoever
+// the runtime is; the first round only warms up.
+func (b *bench) sessions() error {
+	for round := range b.Sessions + 1 {
+		for _, i := range rand.Perm(len(b.all)) {
+			c := b.all[i]
+			if c.socket == "" {
+				continue
+			}
+			b.progress("sessions, round %d of %d: %s", round, b.Sessions, c.name)
+			do, err := overSocket(c.socket)
+			if err != nil {
+				return err
+			}
+			o, err := do(c.job(job{Op: "sessions", Network: hostNetwork}))
+			switch {
+			case err == nil:
+			case c.name == containerd && o != nil: // its stdin is cut short now and then
+				b.progress("%s: left out: %v", c.name, err)
+			default:
+				return fmt.Errorf("%s: sessions: %w", c.name, err)
+			}
+			for name, v := range o.Sessions {
+				if round > 0 {
+					b.results.add(c.name, name, v)
+				}
 			}
 		}
 	}

@@ -62,7 +62,7 @@ func startContainerd(cniConf string) (*contender, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &contender{name: containerd, do: do, agent: cmd.Process.Pid, parent: cgroups + "/containerd"}, nil
+	return &contender{name: containerd, do: do, socket: socket, agent: cmd.Process.Pid, parent: cgroups + "/containerd"}, nil
 }
 
 // overSocket is how to do jobs by a socket, once something listens on it.

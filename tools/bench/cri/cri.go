@@ -51,6 +51,7 @@ type Scale struct {
 	Burst      int           // pods at once
 	Workers    int           // who start and remove those
 	Bursts     int           // how often
+	Sessions   int           // rounds of exec and port-forward
 	Alive      int           // pods alive while lists are measured
 	Lists      int           // calls of each list
 	Idle       time.Duration // for which CPU time is counted
@@ -59,13 +60,13 @@ type Scale struct {
 
 // Full is what the published figures are measured with.
 func Full(rounds int) Scale {
-	return Scale{Rounds: rounds, Burst: 50, Workers: 10, Bursts: 3, Alive: 100, Lists: 100, Idle: 10 * time.Second, Containerd: true}
+	return Scale{Rounds: rounds, Burst: 50, Workers: 10, Bursts: 3, Sessions: max(1, rounds/3), Alive: 100, Lists: 100, Idle: 10 * time.Second, Containerd: true}
 }
 
 // Quick tries everything once. Its figures mean nothing.
 func Quick() Scale {
 	_, err := exec.LookPath("containerd")
-	return Scale{Rounds: 1, Burst: 3, Workers: 3, Bursts: 1, Alive: 3, Lists: 2, Idle: 100 * time.Millisecond, Containerd: err == nil}
+	return Scale{Rounds: 1, Burst: 3, Workers: 3, Bursts: 1, Sessions: 1, Alive: 3, Lists: 2, Idle: 100 * time.Millisecond, Containerd: err == nil}
 }
 
 // Measure runs everything in an arena.

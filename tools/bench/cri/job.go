@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,12 +17,14 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/rktnetes/rktshim/tools/bench/streaming"
 )
 
 // job is work for one endpoint, as plain data: the endpoint may be the memory of
 // another process.
 type job struct {
-	Op      string // "pull", "cycle", "start", "remove" or "lists"
+	Op      string // "pull", "cycle", "start", "remove", "lists" or "sessions"
 	Parent  string // cgroup
 	Dir     string // for logs and the files that pods mount
 	Network string // hostNetwork or bridgeNetwork
@@ -38,8 +41,9 @@ const (
 
 // outcome is what a job took.
 type outcome struct {
-	Calls map[string][]time.Duration // by call
-	Whole time.Duration
+	Calls    map[string][]time.Duration // by call
+	Whole    time.Duration
+	Sessions map[string]float64 // what package streaming measures
 }
 
 // caller is a job under way.
@@ -71,6 +75,8 @@ func (j job) do(conn *grpc.ClientConn) (*outcome, error) {
 		err = c.removeAll(ctx)
 	case "lists":
 		err = c.lists(ctx)
+	case "sessions":
+		err = c.sessions(ctx)
 	default:
 		err = fmt.Errorf("job %q is unknown", j.Op)
 	}
@@ -173,6 +179,16 @@ func (c *caller) remove(ctx context.Context, p onePod, t timer) error {
 		}
 	}
 	return nil
+}
+
+// sessions measures what a pod's sessions carry.
+func (c *caller) sessions(ctx context.Context) error {
+	p, err := c.start(ctx, untimed)
+	if err != nil {
+		return err
+	}
+	c.Sessions, err = streaming.Target{Runtime: c.runtime, Sandbox: p.sandbox, Container: p.container}.Measure(ctx)
+	return errors.Join(err, c.remove(ctx, p, untimed))
 }
 
 // many does something n times, by the job's workers.

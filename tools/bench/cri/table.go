@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/rktnetes/rktshim/tools/bench/streaming"
 )
 
 // row is one line of the table of medians.
@@ -50,6 +52,12 @@ var rows = []row{
 	{name: "pod removal, host network", figures: []string{call(podRemoval, hostNetwork)}, goal: both(0.35)},
 	{name: "pods started per second, 10 workers, bridge CNI", figures: []string{perSecond["start"]}, goal: both(3), atLeast: true, write: plain},
 	{name: "pods removed per second, 10 workers, bridge CNI", figures: []string{perSecond["remove"]}, goal: both(3), atLeast: true, write: plain},
+	{name: "exec, output of the process, MB/s", figures: []string{streaming.ExecOut}, goal: both(1), atLeast: true, write: plain},
+	{name: "exec, input of the process, MB/s", figures: []string{streaming.ExecIn}, goal: both(1), atLeast: true, write: plain},
+	{name: "exec, a byte there and back", figures: []string{streaming.ExecEcho}, goal: both(1)},
+	{name: "port-forward, from the pod, MB/s", figures: []string{streaming.ForwardOut}, goal: both(1), atLeast: true, write: plain},
+	{name: "port-forward, to the pod, MB/s", figures: []string{streaming.ForwardIn}, goal: both(1), atLeast: true, write: plain},
+	{name: "port-forward, a byte there and back", figures: []string{streaming.ForwardEcho}, goal: both(1)},
 	{name: "ListPodSandbox, N pods", figures: []string{"ListPodSandbox"}, goal: both(0.6)},
 	{name: "ListContainers, N pods", figures: []string{"ListContainers"}, goal: both(0.6)},
 	{name: "PodSandboxStatus, N pods", figures: []string{"PodSandboxStatus"}},
@@ -200,7 +208,9 @@ distribution's with a configuration, folders, a socket and a cgroup of its own, 
 program of one page. Sandboxes have the seccomp profile RuntimeDefault, as the kubelet asks
 for; containers have none unless the row says so. Pods run one after the other, each
 contender and kind in turn in a new order each round; the first round is not counted. Bursts
-are of 50 pods by 10 workers on the bridge. With pods alive: lists are called in turn;
+are of 50 pods by 10 workers on the bridge. Sessions go by client-go's SPDY from the
+conductor to the runtime's streaming server, for rktshim by socket, too: 128 MB each way, and
+300 times a byte there and back, of which the median is one sample. With pods alive: lists are called in turn;
 memory is of /proc/PID/smaps_rollup; helpers are all processes that are neither the agent nor
 an app, here of one contender at a time; idle CPU is that of agent and helpers over 10 s. The
 runtime's own memory is, for rktshim, what the process has above what it had before the
