@@ -71,7 +71,16 @@ func TestMain(m *testing.M) {
 		os.RemoveAll(filepath.Dir(path))
 	}
 	sweep()
+	hidden := "/sys/fs/cgroup/unified" + mark // where crun makes folders, of no file system of cgroups
+	if !exists(filepath.Join(filepath.Dir(hidden), "cgroup.procs")) {
+		os.RemoveAll(hidden)
+	}
 	os.Exit(code)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func runInside() int {
