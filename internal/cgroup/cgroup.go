@@ -44,12 +44,20 @@ var hierarchies = sync.OnceValues(func() ([]string, error) {
 	var dirs []string
 	for _, e := range entries {
 		dir := filepath.Join(root, e.Name())
-		if e.IsDir() && exists(filepath.Join(dir, "cgroup.procs")) { // links like cpu > cpu,cpuacct are no folders
+		if e.IsDir() && isCgroup(dir) { // links like cpu > cpu,cpuacct are no folders
 			dirs = append(dirs, dir)
 		}
 	}
 	return dirs, nil
 })
+
+// isCgroup says whether a folder is a cgroup. Where a hierarchy is not mounted any
+// more, others may have left files that look like groups, with the numbers of
+// processes that are long gone: nobody must be killed by these.
+func isCgroup(dir string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(dir, &st) == nil && (st.Type == unix.CGROUP_SUPER_MAGIC || st.Type == unix.CGROUP2_SUPER_MAGIC)
+}
 
 func exists(path string) bool {
 	_, err := os.Lstat(path)
@@ -129,7 +137,7 @@ func Dirs(path string) []string {
 	}
 	var dirs []string
 	for _, h := range hs {
-		if dir := filepath.Join(h, path); exists(dir) {
+		if dir := filepath.Join(h, path); isCgroup(dir) {
 			dirs = append(dirs, dir)
 		}
 	}

@@ -156,3 +156,14 @@ func TestContains(t *testing.T) {
 	}
 	require.Contains(t, out.String(), filepath.Dir(path)+" false\n")
 }
+
+// A folder that is no cgroup, where a hierarchy has been, must not tell whom to kill.
+func TestOnlyCgroupsAreHierarchies(t *testing.T) {
+	for _, dir := range cgroup.Dirs("/") {
+		var st unix.Statfs_t
+		require.NoError(t, unix.Statfs(dir, &st))
+		require.Contains(t, []int64{unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC}, int64(st.Type))
+	}
+	group(t)
+	require.Empty(t, cgroup.Dirs("../../../tmp"), "it exists, and is no cgroup")
+}

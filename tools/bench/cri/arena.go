@@ -64,11 +64,12 @@ func furnish() error {
 		return err
 	}
 	// crun refuses hosts that have controllers both in v1 and in the unified
-	// hierarchy, as nodes have them not. Nobody in the arena sees the latter.
+	// hierarchy. Nobody in the arena sees the latter; what crun makes in its place goes
+	// with the arena.
 	const unified = "/sys/fs/cgroup/unified"
-	if b, err := os.ReadFile(unified + "/cgroup.controllers"); err == nil && len(bytes.TrimSpace(b)) > 0 {
-		if err := unix.Unmount(unified, unix.MNT_DETACH); err != nil {
-			return fmt.Errorf("unmount %s: %w", unified, err)
+	if b, err := os.ReadFile(unified + "/cgroup.controllers"); err != nil || len(bytes.TrimSpace(b)) > 0 {
+		if err := unix.Mount("tmpfs", unified, "tmpfs", 0, "mode=0755"); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("cover %s: %w", unified, err)
 		}
 	}
 	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
