@@ -137,7 +137,7 @@ func Dirs(path string) []string {
 	}
 	var dirs []string
 	for _, h := range hs {
-		if dir := filepath.Join(h, path); isCgroup(dir) {
+		if dir := filepath.Join(h, path); exists(dir) {
 			dirs = append(dirs, dir)
 		}
 	}
@@ -173,6 +173,9 @@ func Procs(path string) []int {
 	var pids []int
 	for _, dir := range Dirs(path) {
 		walk(dir, func(d string) {
+			if !isCgroup(d) {
+				return
+			}
 			for _, pid := range readPIDs(filepath.Join(d, "cgroup.procs")) {
 				if !seen[pid] {
 					seen[pid] = true

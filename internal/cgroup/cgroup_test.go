@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/rktnetes/rktshim/internal/cgroup"
+	"github.com/rktnetes/rktshim/internal/thread"
 )
 
 // group makes a group for the test, swept of what a killed run has left.
@@ -158,12 +159,33 @@ func TestContains(t *testing.T) {
 }
 
 // A folder that is no cgroup, where a hierarchy has been, must not tell whom to kill.
-func TestOnlyCgroupsAreHierarchies(t *testing.T) {
-	for _, dir := range cgroup.Dirs("/") {
-		var st unix.Statfs_t
-		require.NoError(t, unix.Statfs(dir, &st))
-		require.Contains(t, []int64{unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC}, int64(st.Type))
-	}
-	group(t)
-	require.Empty(t, cgroup.Dirs("../../../tmp"), "it exists, and is no cgroup")
+func TestFilesThatLookLikeAGroupKillNobody(t *testing.T) {
+	path := group(t)
+	bystander := exec.Command("/bin/sleep", "1000")
+	require.NoError(t, bystander.Start())
+	defer bystander.Wait()         //nolint:errcheck // it is killed
+	defer bystander.Process.Kill() //nolint:errcheck // nor is it gone
+	dir := cgroup.Dirs(path)[0]
+	require.NoError(t, thread.Run(func() error { // in whose mounts, and nowhere else, the group is no group
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return err
+		}
+		if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
+			return err
+		}
+		pid := strconv.Itoa(bystander.Process.Pid)
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(pid+"\n"), 0o644); err != nil {
+			return err
+		}
+		if pids := cgroup.Procs(path); len(pids) > 0 {
+			return fmt.Errorf("%v are in the group", pids)
+		}
+		return cgroup.Kill(t.Context(), path)
+	}))
+	ended, err := unix.Wait4(bystander.Process.Pid, nil, unix.WNOHANG, nil)
+	require.NoError(t, err)
+	require.Zero(t, ended, "it was killed")
 }
