@@ -104,7 +104,7 @@ func TestStats(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := newPodNode(t, c.stage1, c.config)
+			n := newPodNode(t, c.stage1, c.config, "volumeStatsAggPeriod: 5s") // a minute else
 			n.kubelet()
 			n.apply("stats", statsPod)
 			p := n.waitPod("stats", running)
