@@ -6,7 +6,7 @@ set -eu -o pipefail
 cd "$(dirname "$0")/../.."
 VM=${VM:-$HOME/.cache/rktshim/vm}
 WAYS=${WAYS-systemd/crun/nspawn systemd/runc/lean cgroupfs/crun/lean cgroupfs/runc/nspawn}
-SUITES=${SUITES-internal/cgroup internal/cgroupstat supervisor/launch supervisor/server stage1/lean stage1/nspawn}
+SUITES=${SUITES-internal/cgroup internal/cgroupstat supervisor/launch stage1/lean stage1/nspawn}
 SHARE=$(mktemp -d /tmp/rktshim-v2.XXXXXX)
 trap 'rm -rf "$SHARE"' EXIT
 trap 'exit 143' TERM; trap 'exit 130' INT
