@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -18,6 +19,32 @@ import (
 	"github.com/rktnetes/rktshim/supervisor/supervisortest"
 )
 
+// shared is a value that a test and its supervisor both use.
+type shared[T any] struct {
+	mu sync.Mutex
+	v  T // guarded by mu
+}
+
+func (s *shared[T]) set(v T) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.v = v
+}
+
+func (s *shared[T]) get() T {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.v
+}
+
+// askedProcess keeps the process that an exec asks for.
+func askedProcess(asked *shared[specs.Process], file io.Reader) error {
+	var p specs.Process
+	err := json.NewDecoder(file).Decode(&p)
+	asked.set(p)
+	return err
+}
+
 // entered launches a pod with one app, whose supervisor answers execs.
 func entered(t *testing.T, exec func(supervisor.Request, []*os.File) (supervisor.Exit, error)) (h *podHost, id string) {
 	t.Helper()
@@ -28,10 +55,10 @@ func entered(t *testing.T, exec func(supervisor.Request, []*os.File) (supervisor
 }
 
 func TestEnterForwardsHowItsCommandEnded(t *testing.T) {
-	exit := supervisor.Exit{}
-	h, id := entered(t, func(supervisor.Request, []*os.File) (supervisor.Exit, error) { return exit, nil })
+	var exit shared[supervisor.Exit]
+	h, id := entered(t, func(supervisor.Request, []*os.File) (supervisor.Exit, error) { return exit.get(), nil })
 	for _, code := range []int{0, 1, 42, 254} {
-		exit = supervisor.Exit{Code: code}
+		exit.set(supervisor.Exit{Code: code})
 		got, _, stderr := h.try("enter", id, "true")
 		require.Equal(t, code, got)
 		require.Empty(t, stderr)
@@ -39,7 +66,7 @@ func TestEnterForwardsHowItsCommandEnded(t *testing.T) {
 	for signal, ends := range map[syscall.Signal]bool{
 		syscall.SIGTERM: true, syscall.SIGKILL: true, syscall.SIGINT: true, syscall.SIGHUP: true, syscall.SIGQUIT: false, syscall.SIGSEGV: false,
 	} {
-		exit = supervisor.Exit{Code: 128 + int(signal), Signal: int(signal)}
+		exit.set(supervisor.Exit{Code: 128 + int(signal), Signal: int(signal)})
 		cmd := h.command("enter", id, "true")
 		require.Error(t, cmd.Run())
 		status := cmd.ProcessState.Sys().(syscall.WaitStatus)
@@ -53,9 +80,9 @@ func TestEnterForwardsHowItsCommandEnded(t *testing.T) {
 }
 
 func TestEnteredCommandIsRootWithRktsStreams(t *testing.T) {
-	var asked specs.Process
+	var got shared[specs.Process]
 	h, id := entered(t, func(_ supervisor.Request, files []*os.File) (supervisor.Exit, error) {
-		if err := json.NewDecoder(files[0]).Decode(&asked); err != nil {
+		if err := askedProcess(&got, files[0]); err != nil {
 			return supervisor.Exit{}, err
 		}
 		_, err := io.Copy(files[2], files[1])
@@ -68,6 +95,7 @@ func TestEnteredCommandIsRootWithRktsStreams(t *testing.T) {
 
 	require.NoError(t, cmd.Run())
 
+	asked := got.get()
 	require.Equal(t, "typed", out.String())
 	require.Equal(t, "to stderr", errOut.String())
 	require.Equal(t, []string{"cat", "-v", "--app=x"}, asked.Args, "verbatim after the UUID")
@@ -80,23 +108,23 @@ func TestEnteredCommandIsRootWithRktsStreams(t *testing.T) {
 }
 
 func TestEnterWithoutACommandAssumesAShell(t *testing.T) {
-	var asked specs.Process
+	var asked shared[specs.Process]
 	h, id := entered(t, func(_ supervisor.Request, files []*os.File) (supervisor.Exit, error) {
-		return supervisor.Exit{}, json.NewDecoder(files[0]).Decode(&asked)
+		return supervisor.Exit{}, askedProcess(&asked, files[0])
 	})
 	code, _, stderr := h.try("enter", id)
 	require.Equal(t, 0, code)
 	require.Equal(t, "enter: no command specified, assuming \"/bin/bash\"\n", stderr)
-	require.Equal(t, []string{"/bin/bash"}, asked.Args)
+	require.Equal(t, []string{"/bin/bash"}, asked.get().Args)
 }
 
 func TestEnterSaysWhyACommandDidNotStart(t *testing.T) {
-	var why error
+	var why shared[error]
 	h := newPodHost(t)
 	h.launcher.Prepare = func(_ string, f *supervisortest.Fake) {
 		f.Fail = func(req supervisor.Request) error {
 			if req.Op == supervisor.OpExec {
-				return why
+				return why.get()
 			}
 			return nil
 		}
@@ -111,7 +139,7 @@ func TestEnterSaysWhyACommandDidNotStart(t *testing.T) {
 		{errdefs.ErrFailedPrecondition.WithMessage("it is not running"), 254, "enter: it is not running\n"},
 		{errdefs.ErrUnavailable.WithMessage("gone"), 254, "enter: gone\n"},
 	} {
-		why = c.why
+		why.set(c.why)
 		code, _, stderr := h.try("enter", string(pod), "/x")
 		require.Equal(t, c.code, code)
 		require.Equal(t, c.want, stderr)
