@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -78,11 +79,17 @@ func newMachine(t *testing.T, driver, ociRuntime, stage1 string) *machine {
 	m := &machine{systemd: driver == "systemd", podNode: newPodNode(t, stage1)}
 	m.env = append(os.Environ(), "PATH="+pathWithOnly(t, ociRuntime))
 	m.args = append(m.args, "--rkt-cgroup-driver="+driver)
-	m.runtime = m.cri()
+	m.runtime = m.cri(waitForReady(patience(2 * time.Minute)))
 	t.Cleanup(func() { _ = syscall.Unmount(m.rootDir(), syscall.MNT_DETACH) }) // the kubelet makes it a mount
 	m.running = m.kubelet()
 	m.before = m.found()
 	return m
+}
+
+// waitForReady has calls wait for a connection instead of failing with the first
+// attempt at one, and gives each that long.
+func waitForReady(limit time.Duration) grpc.DialOption {
+	return grpc.WithDefaultServiceConfig(fmt.Sprintf(`{"methodConfig": [{"name": [{}], "waitForReady": true, "timeout": "%.0fs"}]}`, limit.Seconds()))
 }
 
 func (m *machine) rootDir() string { return filepath.Join(m.logDir(), "kubelet") }

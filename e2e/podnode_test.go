@@ -100,11 +100,15 @@ func (n *podNode) command(argv ...string) *exec.Cmd {
 func (n *podNode) criSocket() string { return filepath.Join(n.dir, "cri.sock") }
 
 // cri is a client of the CRI socket of whatever kubelet runs: it tries again at once
-// after one was killed.
-func (n *podNode) cri() runtimeapi.RuntimeServiceClient {
+// after one was killed, whose socket refuses, but gives one that lives its time.
+func (n *podNode) cri(opts ...grpc.DialOption) runtimeapi.RuntimeServiceClient {
 	n.t.Helper()
-	retry := grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1, MaxDelay: 50 * time.Millisecond}}
-	conn, err := grpc.NewClient("unix://"+n.criSocket(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(retry))
+	retry := grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1, MaxDelay: 50 * time.Millisecond},
+		MinConnectTimeout: patience(time.Minute), // left out it is the 50 ms above
+	}
+	opts = append([]grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithConnectParams(retry)}, opts...)
+	conn, err := grpc.NewClient("unix://"+n.criSocket(), opts...)
 	require.NoError(n.t, err)
 	n.t.Cleanup(func() { conn.Close() })
 	return runtimeapi.NewRuntimeServiceClient(conn)
