@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
 	"sync"
 	"syscall"
@@ -57,6 +58,13 @@ func (h *host) Container(id string) (Container, error) {
 		return Container{}, fmt.Errorf("it has exited: %w", errdefs.ErrFailedPrecondition)
 	}
 	return Container{}, errdefs.ErrNotFound
+}
+
+// TestMain lets the processes of tests take SIGHUP, also where the tests were started
+// by nohup: what a process ignores is inherited, what it catches is not.
+func TestMain(m *testing.M) {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	os.Exit(m.Run())
 }
 
 // Network implements Runtime.
