@@ -33,6 +33,9 @@ gotest() {
 (cd tools && go build -o "$log/gotestsum" gotest.tools/gotestsum) || exit 1
 stage check make --no-print-directory check RUN=XXX_lint_only
 gotest unit "$(go list ./... | grep -v /e2e | tr '\n' ' ')" -race -timeout 20m
+pushd tools >/dev/null || exit 1
+gotest tools ./... -timeout 10m
+popd >/dev/null || exit 1
 stage build make --no-print-directory build
 pushd hyperkube >/dev/null || exit 1
 # Built as the binary is, so that Kubernetes is compiled once.
