@@ -8,11 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/rktnetes/rktshim/internal/thread"
 )
 
 func root(context.Context, *Config) Result {
@@ -123,16 +124,12 @@ func writable(dir, version string) Result {
 
 // inNewNetwork runs f in a network namespace that ends with it.
 func inNewNetwork(f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+	return thread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("make a network namespace: %w", err)
-			return
+			return fmt.Errorf("make a network namespace: %w", err)
 		}
-		done <- f()
-	}()
-	return <-done
+		return f()
+	})
 }
 
 // proxyRules use what kube-proxy's and portmap's rules use.

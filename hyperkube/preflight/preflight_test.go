@@ -113,3 +113,26 @@ func TestTableShowsRemedies(t *testing.T) {
 
 	require.Equal(t, "ok       user               root\nmissing  disk               1.0 GiB free\n                            remedy: free some\n", out.String())
 }
+
+// The main thread's namespaces count as the process's, and local-up notes those for
+// local-down.
+func TestProcessStaysInItsNetwork(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	before, err := os.Readlink("/proc/self/ns/net")
+	require.NoError(t, err)
+	for range 50 {
+		var inside string
+		require.NoError(t, inNewNetwork(func() (err error) {
+			inside, err = os.Readlink("/proc/thread-self/ns/net")
+			return err
+		}))
+		require.NotEqual(t, before, inside)
+	}
+
+	after, err := os.Readlink("/proc/self/ns/net")
+
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+}
