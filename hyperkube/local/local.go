@@ -90,13 +90,14 @@ func (n node) cgroup() string {
 }
 
 // claim makes the folder a cluster's. It refuses one that holds something else,
-// because local-down is going to remove it.
+// because local-down is going to remove it. Folders without files are nothing:
+// containerd makes those that its configuration names.
 func (n node) claim() error {
-	entries, err := os.ReadDir(n.dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	files, err := hasFiles(n.dir)
+	if err != nil {
 		return err
 	}
-	if len(entries) > 0 {
+	if files {
 		if err := n.isCluster(); err != nil {
 			return fmt.Errorf("%w: choose an empty folder, or one that does not exist", err)
 		}
@@ -106,6 +107,21 @@ func (n node) claim() error {
 		return err
 	}
 	return os.WriteFile(n.marker(), []byte("This folder belongs to hyperkube local-up; local-down removes it.\n"), 0o600)
+}
+
+// hasFiles says whether there is anything but folders in dir, which need not exist.
+func hasFiles(dir string) (bool, error) {
+	var found bool
+	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			found, err = true, fs.SkipAll
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return found, err
 }
 
 // isCluster says whether the folder is a cluster's.
