@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
@@ -93,10 +94,8 @@ func (c *cluster) check(ctx context.Context) (err error) {
 	if c.nodeIP, err = chooseIP(c.nodeIP); err != nil {
 		return err
 	}
-	if c.coreDNS != "" {
-		if _, _, err := splitCoreDNS(c.coreDNS); err != nil {
-			return err
-		}
+	if err := c.checkCoreDNS(); err != nil {
+		return err
 	}
 	if proc, err := c.otherNamespaces(); err == nil && proc != "" {
 		return fmt.Errorf("the cluster in %s was started in other namespaces, and something of it still runs there (process %s): start it there, by nsenter --target %[2]s --net --mount, or end it: hyperkube local-down --dir=%[1]s", c.dir, filepath.Base(proc))
@@ -204,12 +203,21 @@ func (c *cluster) deploy(ctx context.Context) error {
 	return nil
 }
 
-func (c *cluster) startDNS(ctx context.Context, client kubernetes.Interface) error {
+func (c *cluster) startDNS(ctx context.Context, client kubernetes.Interface) (err error) {
+	if isFile(c.coreDNS) {
+		done := c.progress.step("import CoreDNS from " + c.coreDNS)
+		if c.coreDNS, err = c.importCoreDNS(ctx, c.coreDNS); err != nil {
+			return err
+		}
+		done()
+	}
 	done := c.progress.step("deploy CoreDNS, and wait for it")
-	if err := deployDNS(client, c.options); err != nil {
+	if err := deployDNS(ctx, client, c.options); err != nil {
 		return err
 	}
-	if err := c.wait(ctx, "CoreDNS works", func(ctx context.Context) error { return deploymentReady(ctx, client, "kube-system", "coredns") }); err != nil {
+	if err := c.wait(ctx, "CoreDNS works", func(ctx context.Context) error {
+		return deploymentReady(ctx, client, metav1.NamespaceSystem, coreDNSName)
+	}); err != nil {
 		return err
 	}
 	done()

@@ -85,7 +85,7 @@ func addFlags(cmd *cobra.Command) func() (options, error) {
 	f := cmd.Flags()
 	f.BoolVar(&o.foreground, "foreground", false, "stay until interrupted, and stop the cluster then; its pods go on")
 	f.BoolVar(&o.demo, "demo", true, "deploy two web pods and a Service, and fetch their page")
-	f.StringVar(&o.coreDNS, "coredns-image", "", "image of CoreDNS, e.g. registry.k8s.io/coredns/coredns:v1.13.1; empty: no DNS in the cluster")
+	f.StringVar(&o.coreDNS, "coredns-image", "", "image of CoreDNS: REPOSITORY/coredns:TAG, or a file as rkt fetch imports it; empty: no DNS in the cluster")
 	f.StringVar(&o.nodeIP, "node-ip", "", "address of the node and of the API; empty: the one that the default route uses")
 	f.StringVar(&o.NodeName, "node-name", "", "name of the node; empty: the machine's host name")
 	f.StringVar(&o.PodCIDR, "pod-cidr", "10.244.0.0/16", "addresses of pods")

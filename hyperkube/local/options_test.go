@@ -76,9 +76,9 @@ func TestServiceIP(t *testing.T) {
 }
 
 func TestCoreDNSImage(t *testing.T) {
-	repository, tag, err := splitCoreDNS("registry.k8s.io/coredns/coredns:v1.13.1")
+	repository, tag, err := splitCoreDNS("registry.k8s.io/coredns/coredns:v1.14.2")
 	require.NoError(t, err)
-	require.Equal(t, []string{"registry.k8s.io/coredns", "v1.13.1"}, []string{repository, tag})
+	require.Equal(t, []string{"registry.k8s.io/coredns", "v1.14.2"}, []string{repository, tag})
 	for _, image := range []string{"coredns", "/coredns:v1", "r/coredns:", "r/bind:9"} {
 		_, _, err := splitCoreDNS(image)
 		require.ErrorContains(t, err, "must be REPOSITORY/coredns:TAG", image)
