@@ -85,7 +85,12 @@ func measured(t *testing.T) (e *Engine, id ID, app AppID, remove func()) {
 			removeGroup(filepath.Join(all, left))
 		}
 	}
-	remove = func() { removeGroup(parent) }
+	remove = func() {
+		removeGroup(parent)
+		for _, dir := range cgroup.Dirs(all) {
+			_ = os.Remove(dir) // another run may have its own below
+		}
+	}
 	t.Cleanup(remove)
 	spec := testSpec()
 	spec.CgroupParent = parent

@@ -169,7 +169,12 @@ func TestAGroupOfThisHost(t *testing.T) {
 			remove(filepath.Join(parent, left))
 		}
 	}
-	t.Cleanup(func() { remove(path) })
+	t.Cleanup(func() {
+		remove(path)
+		for _, dir := range cgroup.Dirs(parent) {
+			_ = os.Remove(dir) // another run may have its own below
+		}
+	})
 	g := New(path)
 	t.Cleanup(g.Close)
 	_, err := g.Usage()
