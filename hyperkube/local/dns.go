@@ -30,7 +30,7 @@ func splitCoreDNS(image string) (repository, tag string, err error) {
 		repository, tag = image[:i], image[i+len("/coredns:"):]
 	}
 	if repository == "" || tag == "" {
-		return "", "", fmt.Errorf("--coredns-image=%s: must be REPOSITORY/coredns:TAG, e.g. registry.k8s.io/coredns/coredns:v1.14.2, or a file's path that starts with / or .", image)
+		return "", "", fmt.Errorf("--coredns-image=%s: must be REPOSITORY/coredns:TAG, e.g. registry.k8s.io/coredns/coredns:v1.14.2, or the path of a file, e.g. ./coredns.aci", image)
 	}
 	return repository, tag, nil
 }
