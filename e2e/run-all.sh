@@ -20,13 +20,14 @@ stage() {
 	if "$@" 2>&1; then ran+=("$name: ok, $((SECONDS - start)) s"); else ran+=("$name: FAILED, $((SECONDS - start)) s") failed+=("$name"); fi
 }
 
-# gotest NAME PACKAGES FLAG...   runs tests, and those that failed again.
+# gotest NAME PACKAGES FLAG...   runs tests, and those that failed again. What an earlier
+# run passed does not count: the tests are about this kernel and these programs.
 gotest() {
 	local name=$1 packages=$2
 	shift 2
 	stage "$name" "$log/gotestsum" --format pkgname-and-test-fails --hide-summary skipped,output \
 		--rerun-fails=2 --rerun-fails-max-failures=10 --rerun-fails-run-root-test \
-		--rerun-fails-report "$log/$name.again" --jsonfile "$log/$name.json" --packages "$packages" -- "$@"
+		--rerun-fails-report "$log/$name.again" --jsonfile "$log/$name.json" --packages "$packages" -- -count=1 "$@"
 }
 
 ./e2e/install.sh $PACKAGES || exit 1
@@ -46,7 +47,7 @@ gotest hyperkube ./... -timeout 20m
 popd >/dev/null || exit 1
 unset CGO_ENABLED
 export GOFLAGS=$flags
-gotest e2e ./e2e -count=1 -timeout 40m
+gotest e2e ./e2e -timeout 40m
 
 printf '\n=== summary\n'
 printf '%s\n' "${ran[@]}"
